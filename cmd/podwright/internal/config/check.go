@@ -1,0 +1,72 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sort"
+	"strings"
+)
+
+// rlimitNames are the limits setrlimit(2) knows, with their numbers on Linux (asm-generic/resource.h).
+var rlimitNames = map[string]int{
+	"cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8,
+	"as": 9, "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
+}
+
+// check judges the values one by one and reports every bad one.
+func (cfg Config) check() error {
+	var errs []error
+	absolute := func(key, path string) {
+		if !filepath.IsAbs(path) || filepath.Clean(path) != path {
+			errs = append(errs, fmt.Errorf("%s: %q is no clean absolute path", key, path))
+		}
+	}
+	absolute("socket", cfg.Socket)
+	absolute("state_dir", cfg.StateDir)
+	absolute("run_dir", cfg.RunDir)
+	absolute("cgroup.root", cfg.Cgroup.Root)
+	absolute("cgroup.parent", cfg.Cgroup.Parent)
+	absolute("cgroup.keeper", cfg.Cgroup.KeeperParent)
+	absolute("network.conf_dir", cfg.Network.ConfDir)
+	absolute("network.netns_dir", cfg.Network.NetnsDir)
+	absolute("runtime.seccomp_localhost_root", cfg.Runtime.SeccompRoot)
+	for _, dir := range append(append([]string{}, cfg.Network.BinDirs...), cfg.Image.CertsDirs...) {
+		absolute("network.bin_dirs, image.certs_dirs", dir)
+	}
+	if strings.HasPrefix(cfg.Cgroup.KeeperParent+"/", cfg.Cgroup.Parent+"/") {
+		errs = append(errs, fmt.Errorf("cgroup.keeper: %q lies below cgroup.parent %q: the keeper would share the pods' limits", cfg.Cgroup.KeeperParent, cfg.Cgroup.Parent))
+	}
+	if v := cfg.Runtime.UnsetSeccomp; v != "RuntimeDefault" && v != "Unconfined" {
+		errs = append(errs, fmt.Errorf("runtime.seccomp_when_unset: %q is neither RuntimeDefault nor Unconfined", v))
+	}
+	if cfg.Runtime.PidsLimit < 0 {
+		errs = append(errs, fmt.Errorf("runtime.pids_limit: %d is below 0", cfg.Runtime.PidsLimit))
+	}
+	for name, limit := range cfg.Runtime.Rlimits {
+		if _, ok := rlimitNames[name]; !ok {
+			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: no such limit; known are %s", name, strings.Join(limitNames(), ", ")))
+		} else if limit.Soft > limit.Hard {
+			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: soft %d is above hard %d", name, limit.Soft, limit.Hard))
+		}
+	}
+	if cfg.Network.PluginTimeout <= 0 {
+		errs = append(errs, errors.New("network.plugin_timeout: must be above 0"))
+	}
+	if cfg.Image.ProgressTimeout <= 0 {
+		errs = append(errs, errors.New("image.progress_timeout: must be above 0"))
+	}
+	if cfg.Image.Downloads < 1 {
+		errs = append(errs, fmt.Errorf("image.max_concurrent_downloads: %d is below 1", cfg.Image.Downloads))
+	}
+	return errors.Join(errs...)
+}
+
+func limitNames() []string {
+	names := make([]string, 0, len(rlimitNames))
+	for name := range rlimitNames {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	return names
+}
