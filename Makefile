@@ -1,0 +1,91 @@
+# podwright: build, try, test and install. `make help` lists the targets.
+# Everything that is missing on a Debian machine is installed by .ci/deps, which says so.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN     := bin
+PREFIX  ?= /usr/local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# GOTOOLCHAIN=auto: an older Go fetches the version that go.mod names through the module proxy.
+export GOTOOLCHAIN ?= auto
+export GOFLAGS ?= -buildvcs=false
+GO      ?= go
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+PACKAGES := ./...
+
+.PHONY: help
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps-build
+deps-build:
+	@.ci/deps build
+
+.PHONY: build
+build: deps-build ## Build podwright, podwright-keeper and podwright-init, static, into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/podwright-init ./cmd/podwright-init
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/podwright-keeper ./cmd/podwright-keeper
+	CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/podwright ./cmd/podwright
+
+.PHONY: build-arm64
+build-arm64: deps-build ## Check that keeper and init compile for arm64
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/podwright-init
+	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/podwright-keeper
+
+.PHONY: demo
+demo: ## Run a pod from an image to its exit through crictl, show it, clean up (root)
+	@.ci/deps demo
+	@$(MAKE) --no-print-directory build
+	@test/e2e/demo/run $(BIN)
+
+.PHONY: test
+test: ## Everything: house rules, unit, kernel and end-to-end tests (root)
+	@.ci/deps test
+	@$(MAKE) --no-print-directory lint build build-arm64 test-unit test-kernel e2e
+
+.PHONY: test-unit
+test-unit: ## House rules and tests that need neither root nor a daemon
+	$(GO) test -count=1 . ./cmd/... ./cri/... ./runtime/launch/... ./runtime/wire/... ./podsandbox/spec/... ./podsandbox/record/... ./seccompprofiles/... ./manifests/...
+
+.PHONY: test-kernel
+test-kernel: ## Tests against this machine's kernel (root)
+	$(GO) test -count=1 -p 1 $$($(GO) list ./cni/... ./podsandbox/... ./runtime/... | grep -v -e runtime/launch -e runtime/wire -e podsandbox/spec -e podsandbox/record)
+
+.PHONY: e2e
+e2e: build ## End-to-end tests through the socket: crictl, crashes, leaks, critest (root)
+	PODWRIGHT_BIN=$(CURDIR)/$(BIN) $(GO) test -count=1 -p 1 -timeout 40m ./test/e2e/...
+
+.PHONY: vm-smoke
+vm-smoke: build ## Boot a guest with cgroup v2 and run one pod in it through crictl
+	@test/e2e/vm/smoke $(BIN)
+
+.PHONY: bench
+bench: build ## Measure beside containerd and runc in one run; table and JSON
+	@test/e2e/bench/run $(BIN)
+
+.PHONY: lint
+lint: deps-build ## gofmt, go vet
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	$(GO) vet $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: deps-build ## Run every fuzz target for FUZZTIME (30s) each
+	@for pkg in $$(grep -rl --include=*_test.go '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$pkg/*_test.go); do \
+	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
+
+.PHONY: install
+install: build ## Install binaries and units below PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/podwright
+	install -m 0755 $(BIN)/podwright $(DESTDIR)$(PREFIX)/bin/podwright
+	install -m 0755 $(BIN)/podwright-keeper $(BIN)/podwright-init $(DESTDIR)$(PREFIX)/libexec/podwright/
+	install -d -m 0755 $(DESTDIR)/etc/podwright
+	test -e $(DESTDIR)/etc/podwright/config.toml || $(BIN)/podwright config default > $(DESTDIR)/etc/podwright/config.toml
+	install -D -m 0644 manifests/podwright.service $(DESTDIR)/etc/systemd/system/podwright.service
+	test -e $(DESTDIR)/etc/crictl.yaml || install -D -m 0644 manifests/crictl.yaml $(DESTDIR)/etc/crictl.yaml
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BIN)
