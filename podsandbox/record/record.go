@@ -1,0 +1,113 @@
+// Package record keeps one durable JSON file per sandbox and container: what recovery needs after the daemon or the
+// machine was restarted. It owns the files' layout, version and atomic replacement; it knows no kernel object and
+// decides nothing. A record that cannot be read is reported by Load, never fatal.
+// Source: DESIGN decision 9.
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// ErrInvalid reports a record or id that cannot be stored or was not written by this version.
+var ErrInvalid = errors.New("invalid record")
+
+// SandboxPhase is where a sandbox is in its life.
+//
+//	Creating ──> Ready ──> NotReady ──> (removed)
+//	    └──────────────────────^
+type SandboxPhase string
+
+// The phases of a sandbox.
+const (
+	SandboxCreating SandboxPhase = "creating"
+	SandboxReady    SandboxPhase = "ready"
+	SandboxNotReady SandboxPhase = "not-ready"
+)
+
+// ContainerPhase is where a container is in its life.
+//
+//	Creating ──> Created ──> Running ──> Exited ──> (removed)
+//	                └───────────────────────^
+type ContainerPhase string
+
+// The phases of a container.
+const (
+	ContainerCreating ContainerPhase = "creating"
+	ContainerCreated  ContainerPhase = "created"
+	ContainerRunning  ContainerPhase = "running"
+	ContainerExited   ContainerPhase = "exited"
+)
+
+// Sandbox is what is kept of a sandbox.
+type Sandbox struct {
+	ID     string          `json:"id"`
+	BootID string          `json:"bootID"`
+	Phase  SandboxPhase    `json:"phase"`
+	Config json.RawMessage `json:"config"` // PodSandboxConfig as protojson
+
+	Handler      string `json:"handler,omitempty"`
+	CreatedNanos int64  `json:"created"` // Unix time
+
+	NetPath      string          `json:"netPath,omitempty"` // "" is the host's, or gone
+	IPCPath      string          `json:"ipcPath,omitempty"`
+	UTSPath      string          `json:"utsPath,omitempty"`
+	CgroupParent string          `json:"cgroupParent,omitempty"`
+	Attachment   json.RawMessage `json:"attachment,omitempty"` // the CNI attachment; present means DEL is owed
+	IPs          []string        `json:"ips,omitempty"`
+
+	ReaperPID       int    `json:"reaperPID,omitempty"`
+	ReaperStartTime uint64 `json:"reaperStartTime,omitempty"` // clock ticks after boot, field 22 of /proc/pid/stat
+	Reason          string `json:"reason,omitempty"`          // why it is NotReady or its teardown did not finish
+}
+
+// Container is what is kept of a container.
+type Container struct {
+	ID        string          `json:"id"`
+	SandboxID string          `json:"sandboxID"`
+	BootID    string          `json:"bootID"`
+	Phase     ContainerPhase  `json:"phase"`
+	Config    json.RawMessage `json:"config"` // ContainerConfig as protojson
+
+	ImageID    string `json:"imageID"`            // config digest
+	ImageRef   string `json:"imageRef,omitempty"` // repository digest, reported even once the image is gone
+	LogPath    string `json:"logPath,omitempty"`  // absolute
+	CgroupPath string `json:"cgroupPath,omitempty"`
+	StopSignal int    `json:"stopSignal,omitempty"`
+
+	CreatedNanos  int64 `json:"created"` // Unix time; 0 is not yet
+	StartedNanos  int64 `json:"started,omitempty"`
+	FinishedNanos int64 `json:"finished,omitempty"`
+
+	PID       int    `json:"pid,omitempty"`
+	StartTime uint64 `json:"startTime,omitempty"` // clock ticks after boot, field 22 of /proc/pid/stat
+	ExitCode  int32  `json:"exitCode,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	Message   string `json:"message,omitempty"`
+
+	UID    int64   `json:"uid,omitempty"` // the first process's, as ContainerStatus.user reports it
+	GID    int64   `json:"gid,omitempty"`
+	Groups []int64 `json:"groups,omitempty"`
+}
+
+// Bad is a record that is there and cannot be used.
+type Bad struct {
+	ID   string // from its directory's name
+	Kind string // "sandbox" or "container"
+	Path string
+	Err  error
+}
+
+// Loaded is everything a store holds.
+type Loaded struct {
+	Sandboxes  []Sandbox
+	Containers []Container
+	Bad        []Bad
+}
+
+// Config says where records live.
+type Config struct {
+	Root      string        // a directory on a durable file system, 0700
+	SyncEvery time.Duration // how long a change may wait for the background sync; 0 is 2 s
+}
