@@ -1,0 +1,259 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
+)
+
+// Update changes the limits that res sets and leaves the others alone (B57). If
+// the kernel refuses one, those already written get their old values back (B58).
+func (m *Manager) Update(ctx context.Context, path string, res *specs.LinuxResources) error {
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("update cgroup %s: %w", path, err)
+	}
+	for _, dir := range m.dirs(path) {
+		if err := unix.Access(dir, unix.F_OK); err != nil {
+			return fmt.Errorf("update cgroup: %w", &fs.PathError{Op: "access", Path: dir, Err: err})
+		}
+	}
+	p, err := compile(res, m.host(res), m.present(path))
+	if err == nil {
+		err = m.checkUsage(path, p)
+	}
+	if err == nil {
+		err = m.apply(path, p, false)
+	}
+	if err != nil {
+		return fmt.Errorf("update cgroup %s: %w", path, err)
+	}
+	return nil
+}
+
+// checkUsage does for v2 what v1 does by itself: a limit under what is in use is
+// refused if reclaiming does not make room. v2 would kill processes until it fits.
+func (m *Manager) checkUsage(path string, p plan) error {
+	want := p.wantMemoryBytes
+	if m.version != 2 || want <= 0 {
+		return nil
+	}
+	dir := filepath.Join(m.root, path)
+	usage, err := readUint(filepath.Join(dir, "memory.current"))
+	if err != nil || usage <= uint64(want) {
+		return err
+	}
+	// memory.reclaim is of 5.19; it answers EAGAIN if it could not get all of it.
+	_ = sys.WriteKernelFile(filepath.Join(dir, "memory.reclaim"), strconv.FormatUint(usage-uint64(want), 10))
+	if usage, err = readUint(filepath.Join(dir, "memory.current")); err != nil {
+		return err
+	}
+	if usage > uint64(want) {
+		return fmt.Errorf("set memory.max to %d with %d in use: %w", want, usage, ErrBelowUsage)
+	}
+	return nil
+}
+
+type oldValue struct {
+	write write
+	path  string
+	text  string
+}
+
+// apply writes a plan. Devices come last, so that only plain values have to be
+// put back if they fail. A fresh group is thrown away whole and needs no way back.
+func (m *Manager) apply(path string, p plan, fresh bool) error {
+	var done []oldValue
+	for _, w := range p.writes {
+		dir, ok := m.controllerDir(w.Controller, path)
+		if !ok {
+			return fmt.Errorf("%s: controller %s: %w", w.File, w.Controller, ErrNotSupported)
+		}
+		old := oldValue{write: w, path: filepath.Join(dir, w.File)}
+		if !fresh {
+			// What can't be read back can't be restored; the write says what is wrong.
+			old.text, _ = sys.ReadKernelFile(old.path, smallFile)
+		}
+		err := sys.WriteKernelFile(old.path, w.Value)
+		if errors.Is(err, unix.ENOENT) && w.Optional {
+			continue
+		}
+		if err != nil {
+			err = writeError(w, err)
+			if !fresh {
+				err = errors.Join(err, restore(done))
+			}
+			return err
+		}
+		done = append(done, old)
+	}
+	if err := m.setDevices(path, p.devices, fresh); err != nil {
+		if !fresh {
+			err = errors.Join(err, restore(done))
+		}
+		return err
+	}
+	return nil
+}
+
+func (m *Manager) setDevices(path string, devices []specs.LinuxDeviceCgroup, fresh bool) error {
+	if devices == nil {
+		return nil
+	}
+	rules, err := deviceRules(devices)
+	if err != nil {
+		return err
+	}
+	dir, ok := m.controllerDir("devices", path)
+	if !ok {
+		return fmt.Errorf("devices: %w", ErrNotSupported)
+	}
+	if m.version == 2 {
+		return setDevicesV2(dir, rules)
+	}
+	return setDevicesV1(dir, rules, fresh)
+}
+
+// restore writes old values back, last written first: the order in which they
+// went in was valid at each step, so its reverse is too.
+func restore(done []oldValue) error {
+	var errs []error
+	for _, old := range slices.Backward(done) {
+		for _, text := range restoreWrites(old) {
+			if err := sys.WriteKernelFile(old.path, text); err != nil {
+				errs = append(errs, fmt.Errorf("restore %s: %w", old.write.File, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// restoreWrites are the writes that bring a file's old text back.
+func restoreWrites(old oldValue) []string {
+	text := strings.TrimRight(old.text, "\n")
+	switch {
+	case old.write.File == "memory.oom_control": // "oom_kill_disable 0\nunder_oom ..."
+		if f := strings.Fields(text); len(f) > 1 {
+			return f[1:2]
+		}
+		return nil
+	case old.write.File == "io.max":
+		// A device without a line has no limits; that has to be said to the kernel.
+		device, _, _ := strings.Cut(old.write.Value, " ")
+		lines := []string{device + " rbps=max wbps=max riops=max wiops=max"}
+		for _, line := range strings.Split(text, "\n") {
+			if strings.HasPrefix(line, device+" ") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	case text == "":
+		return []string{"\n"} // cpuset.cpus of a v2 group without any of its own
+	}
+	return strings.Split(text, "\n")
+}
+
+// host reads what the compiler must know; the lists only if they are asked about.
+func (m *Manager) host(res *specs.LinuxResources) host {
+	h := host{version: m.version, controllers: m.controllers, pageSize: int64(os.Getpagesize())}
+	if res == nil {
+		return h
+	}
+	if dir, ok := m.controllerDir("memory", "/"); ok && m.version == 1 {
+		h.memsw = unix.Access(filepath.Join(dir, "memory.memsw.limit_in_bytes"), unix.F_OK) == nil
+	}
+	if dir, ok := m.controllerDir("cpuset", "/"); ok && res.CPU != nil {
+		suffix := ""
+		if m.version == 2 {
+			suffix = ".effective"
+		}
+		if res.CPU.Cpus != "" {
+			h.cpus, _ = readTrimmed(filepath.Join(dir, "cpuset.cpus"+suffix))
+		}
+		if res.CPU.Mems != "" {
+			h.mems, _ = readTrimmed(filepath.Join(dir, "cpuset.mems"+suffix))
+		}
+	}
+	if len(res.HugepageLimits) > 0 && m.has("hugetlb") {
+		entries, _ := os.ReadDir("/sys/kernel/mm/hugepages")
+		for _, e := range entries {
+			if size, ok := hugePageName(e.Name()); ok {
+				h.hugePages = append(h.hugePages, size)
+			}
+		}
+	}
+	return h
+}
+
+// hugePageName turns "hugepages-2048kB" into "2MB", as hugetlb files spell it.
+func hugePageName(dir string) (string, bool) {
+	text, ok := strings.CutPrefix(strings.TrimSuffix(dir, "kB"), "hugepages-")
+	kib, err := strconv.ParseUint(text, 10, 64)
+	if !ok || err != nil {
+		return "", false
+	}
+	switch {
+	case kib >= 1<<20:
+		return strconv.FormatUint(kib>>20, 10) + "GB", true
+	case kib >= 1<<10:
+		return strconv.FormatUint(kib>>10, 10) + "MB", true
+	}
+	return strconv.FormatUint(kib, 10) + "KB", true
+}
+
+// present reads the group's values that others depend on. One that can't be read
+// counts as the kernel's default; the write then finds out.
+func (m *Manager) present(path string) present {
+	now := freshGroup()
+	read := func(controller, file string) string {
+		dir, ok := m.controllerDir(controller, path)
+		if !ok {
+			return ""
+		}
+		text, _ := readTrimmed(filepath.Join(dir, file))
+		return text
+	}
+	if m.version == 2 {
+		now.memoryBytes = parseLimit(read("memory", "memory.max"))
+		quota, period, _ := strings.Cut(read("cpu", "cpu.max"), " ")
+		if n, err := strconv.ParseInt(quota, 10, 64); err == nil {
+			now.quotaMicros = n
+		}
+		if n, err := strconv.ParseUint(period, 10, 64); err == nil {
+			now.periodMicros = n
+		}
+		return now
+	}
+	now.memoryBytes = parseLimit(read("memory", "memory.limit_in_bytes"))
+	now.memswBytes = parseLimit(read("memory", "memory.memsw.limit_in_bytes"))
+	if n, err := strconv.ParseInt(read("cpu", "cpu.cfs_quota_us"), 10, 64); err == nil {
+		now.quotaMicros = n
+	}
+	if n, err := strconv.ParseUint(read("cpu", "cpu.cfs_period_us"), 10, 64); err == nil {
+		now.periodMicros = n
+	}
+	return now
+}
+
+// parseLimit reads a byte limit; v1 shows none as a number near 1<<63, v2 as max.
+func parseLimit(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n >= 1<<62 {
+		return math.MaxInt64
+	}
+	return n
+}

@@ -1,0 +1,71 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Handle is what a new process needs to be born into a group or to join it.
+type Handle struct {
+	// Dir is the v2 directory (O_PATH), for CLONE_INTO_CGROUP; nil on v1.
+	Dir *os.File
+	// Tasks are the tasks files of all v1 hierarchies, open for writing: the child
+	// writes "0" into each while it is single-threaded. nil on v2.
+	Tasks []*os.File
+}
+
+// Close closes the files. A process that has them keeps its own.
+func (h *Handle) Close() error {
+	var errs []error
+	if h.Dir != nil {
+		errs = append(errs, h.Dir.Close())
+	}
+	for _, f := range h.Tasks {
+		errs = append(errs, f.Close())
+	}
+	h.Dir, h.Tasks = nil, nil
+	return errors.Join(errs...)
+}
+
+// Open opens an existing group for Launch. The caller closes the handle.
+func (m *Manager) Open(path string) (*Handle, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	if m.version == 2 {
+		dir, err := openFile(filepath.Join(m.root, path), unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return nil, fmt.Errorf("open cgroup: %w", err)
+		}
+		return &Handle{Dir: dir}, nil
+	}
+	h := &Handle{}
+	for _, dir := range m.dirs(path) {
+		f, err := openFile(filepath.Join(dir, "tasks"), unix.O_WRONLY)
+		if err != nil {
+			h.Close()
+			return nil, fmt.Errorf("open cgroup: %w", err)
+		}
+		h.Tasks = append(h.Tasks, f)
+	}
+	return h, nil
+}
+
+// openFile opens without os.OpenFile's attempt to register with epoll, which
+// would leave the descriptor non-blocking in the child that gets it.
+func openFile(name string, flags int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(name, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
+}

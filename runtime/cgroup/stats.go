@@ -1,0 +1,205 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// OOMEvents count what the OOM killer did. A caller that wants to know whether a
+// container was hit reads them before the group is removed (B19), and compares
+// Kills with the value it saw earlier.
+type OOMEvents struct {
+	// Kills are processes killed in the group and below it; KillsLocal without below.
+	Kills, KillsLocal uint64
+	// GroupKills are times when the whole group was killed (memory.oom.group); v2.
+	GroupKills uint64
+	// LimitHits are times when the limit was reached and reclaim did not help; v2.
+	LimitHits uint64
+}
+
+// OOM reads the counters of a group. On v1 the kernel counts a kill in the
+// victim's own group only, so those below are added up.
+func (m *Manager) OOM(path string) (OOMEvents, error) {
+	var out OOMEvents
+	if err := checkPath(path); err != nil {
+		return out, err
+	}
+	dir, ok := m.controllerDir("memory", path)
+	if !ok {
+		return out, fmt.Errorf("oom events: controller memory: %w", ErrNotSupported)
+	}
+	if m.version == 2 {
+		events, err := readFlatKeyed(filepath.Join(dir, "memory.events"))
+		if err != nil {
+			return out, fmt.Errorf("oom events: %w", err)
+		}
+		local, err := readFlatKeyed(filepath.Join(dir, "memory.events.local"))
+		if err != nil {
+			return out, fmt.Errorf("oom events: %w", err)
+		}
+		return OOMEvents{
+			Kills: events["oom_kill"], KillsLocal: local["oom_kill"],
+			GroupKills: events["oom_group_kill"], LimitHits: events["oom"],
+		}, nil
+	}
+	own, err := readFlatKeyed(filepath.Join(dir, "memory.oom_control"))
+	if err != nil {
+		return out, fmt.Errorf("oom events: %w", err)
+	}
+	out.KillsLocal = own["oom_kill"]
+	err = walkDirs(dir, func(dir string) error {
+		control, err := readFlatKeyed(filepath.Join(dir, "memory.oom_control"))
+		out.Kills += control["oom_kill"]
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return out, fmt.Errorf("oom events: %w", err)
+	}
+	return out, nil
+}
+
+// NoLimit is what a limit reads as when there is none.
+const NoLimit = math.MaxUint64
+
+// Stats is one look at a group. What the host has no controller for stays zero.
+type Stats struct {
+	CPU    CPUStats
+	Memory MemoryStats
+	Pids   PidsStats
+}
+
+// CPUStats are times since the group was made. Periods count only while a quota
+// is set.
+type CPUStats struct {
+	Usage            time.Duration
+	Periods          uint64
+	ThrottledPeriods uint64
+	Throttled        time.Duration
+}
+
+// MemoryStats are in bytes. WorkingSet is Usage without file pages that have not
+// been used lately, which is what the kubelet evicts by.
+type MemoryStats struct {
+	UsageBytes      uint64
+	PeakBytes       uint64 // v2: 0 before Linux 5.19
+	LimitBytes      uint64 // NoLimit if there is none
+	WorkingSetBytes uint64
+}
+
+// PidsStats count tasks.
+type PidsStats struct {
+	Current uint64
+	Limit   uint64 // NoLimit if there is none
+}
+
+// Stats reads the group's counters. A group that is gone is an error that is
+// fs.ErrNotExist.
+func (m *Manager) Stats(path string) (*Stats, error) {
+	if err := checkPath(path); err != nil {
+		return nil, err
+	}
+	s := &Stats{Memory: MemoryStats{LimitBytes: NoLimit}, Pids: PidsStats{Limit: NoLimit}}
+	r := reader{manager: m, path: path}
+	if m.version == 2 {
+		r.statsV2(s)
+	} else {
+		r.statsV1(s)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("statistics of cgroup: %w", r.err)
+	}
+	return s, nil
+}
+
+// reader reads files of one group; the first error stays and later reads give 0.
+type reader struct {
+	manager *Manager
+	path    string
+	err     error
+}
+
+func (r *reader) statsV1(s *Stats) {
+	s.CPU.Usage = time.Duration(r.number("cpuacct", "cpuacct.usage"))
+	cpu := r.keyed("cpu", "cpu.stat")
+	s.CPU.Periods, s.CPU.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
+	s.CPU.Throttled = time.Duration(cpu["throttled_time"])
+	s.Memory.UsageBytes = r.number("memory", "memory.usage_in_bytes")
+	s.Memory.PeakBytes = r.number("memory", "memory.max_usage_in_bytes")
+	s.Memory.LimitBytes = r.limit("memory", "memory.limit_in_bytes")
+	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, r.keyed("memory", "memory.stat")["total_inactive_file"])
+	s.Pids.Current = r.number("pids", "pids.current")
+	s.Pids.Limit = r.limit("pids", "pids.max")
+}
+
+func (r *reader) statsV2(s *Stats) {
+	cpu := r.keyed("", "cpu.stat") // usage is there without the controller
+	s.CPU.Usage = time.Duration(cpu["usage_usec"]) * time.Microsecond
+	s.CPU.Periods, s.CPU.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
+	s.CPU.Throttled = time.Duration(cpu["throttled_usec"]) * time.Microsecond
+	s.Memory.UsageBytes = r.number("memory", "memory.current")
+	s.Memory.LimitBytes = r.limit("memory", "memory.max")
+	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, r.keyed("memory", "memory.stat")["inactive_file"])
+	if text, ok := r.text("memory", "memory.peak", true); ok {
+		s.Memory.PeakBytes, _ = strconv.ParseUint(text, 10, 64)
+	}
+	s.Pids.Current = r.number("pids", "pids.current")
+	s.Pids.Limit = r.limit("pids", "pids.max")
+}
+
+func workingSet(usage, inactiveFile uint64) uint64 {
+	return usage - min(usage, inactiveFile)
+}
+
+// text reads one file. A controller that the host lacks, or a file that may be
+// absent, gives ok false and no error.
+func (r *reader) text(controller, file string, mayLack bool) (text string, ok bool) {
+	if r.err != nil || controller != "" && !r.manager.has(controller) {
+		return "", false
+	}
+	dir := filepath.Join(r.manager.root, r.path)
+	if controller != "" {
+		dir, _ = r.manager.controllerDir(controller, r.path)
+	}
+	text, err := readTrimmed(filepath.Join(dir, file))
+	if err != nil {
+		if !mayLack || !errors.Is(err, unix.ENOENT) {
+			r.err = err
+		}
+		return "", false
+	}
+	return text, true
+}
+
+func (r *reader) number(controller, file string) uint64 {
+	text, ok := r.text(controller, file, false)
+	if !ok {
+		return 0
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		r.err = fmt.Errorf("%s: %w", file, err)
+	}
+	return n
+}
+
+func (r *reader) limit(controller, file string) uint64 {
+	text, ok := r.text(controller, file, false)
+	if n := parseLimit(text); ok && n != math.MaxInt64 {
+		return uint64(n)
+	}
+	return NoLimit
+}
+
+func (r *reader) keyed(controller, file string) map[string]uint64 {
+	text, _ := r.text(controller, file, false)
+	return parseFlatKeyed(text)
+}

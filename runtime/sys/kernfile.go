@@ -1,0 +1,75 @@
+package sys
+
+import (
+	"fmt"
+	"io/fs"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteKernelFile writes value to a file of cgroupfs, procfs or sysfs with one
+// open and one write. These files take one value per write(2) and report what
+// is wrong with it as that call's errno; os.WriteFile would truncate, create,
+// register with epoll, and split or repeat the write.
+func WriteKernelFile(path, value string) error {
+	fd, err := openRetry(path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	data := []byte(value)
+	for {
+		n, err := unix.Write(fd, data)
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && n != len(data) {
+			err = fmt.Errorf("short write, %d of %d bytes", n, len(data))
+		}
+		if err != nil {
+			return &fs.PathError{Op: "write", Path: path, Err: err}
+		}
+		return nil
+	}
+}
+
+// ReadKernelFile reads a file of cgroupfs, procfs or sysfs whole, at most
+// maxBytes; more is an error, never a silent cut.
+func ReadKernelFile(path string, maxBytes int) (string, error) {
+	fd, err := openRetry(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	if err != nil {
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 0, min(4096, maxBytes+1))
+	for {
+		if len(buf) > maxBytes {
+			return "", &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("more than %d bytes", maxBytes)}
+		}
+		if len(buf) == cap(buf) {
+			grown := make([]byte, len(buf), min(2*cap(buf), maxBytes+1))
+			copy(grown, buf)
+			buf = grown
+		}
+		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return "", &fs.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n == 0 {
+			return string(buf), nil
+		}
+		buf = buf[:len(buf)+n]
+	}
+}
+
+func openRetry(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
