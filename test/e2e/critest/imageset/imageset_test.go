@@ -108,10 +108,10 @@ func TestImagesAreWhatSpecsRelyOn(t *testing.T) {
 	images := build(t, sources(t))
 	image := func(name string) v1.Image { return native(t, images[name]) }
 
-	if mode := files(t, image(e2e + "nonewprivs:1.3"))["nnp"].Mode; mode != 0o4755 {
+	if mode := files(t, image(e2e+"nonewprivs:1.3"))["nnp"].Mode; mode != 0o4755 {
 		t.Errorf("nnp: got mode %o, want set-uid 4755", mode)
 	}
-	if link := files(t, image(e2e + "busybox:1.29-2"))["bin/ls"]; link.Typeflag != tar.TypeLink {
+	if link := files(t, image(e2e+"busybox:1.29-2"))["bin/ls"]; link.Typeflag != tar.TypeLink {
 		t.Errorf("bin/ls: got type %q, want a hard link", link.Typeflag)
 	}
 	for name, user := range map[string]string{
