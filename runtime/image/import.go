@@ -1,0 +1,230 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/images/archive"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"k8s.io/klog/v2"
+)
+
+// ImportOptions is what an import may be given.
+type ImportOptions struct {
+	// Reference names the image instead of the archive's own names; the
+	// archive must then hold one image.
+	Reference string
+	Progress  func(Progress)
+}
+
+// Import reads an archive, of docker save or an OCI layout as tar, and makes
+// the images of this platform in it visible. An image without a name is known
+// by its id. Images before the first one that fails stay.
+func (s *Store) Import(ctx context.Context, r io.Reader, options ImportOptions) ([]Image, error) {
+	select {
+	case s.imports <- struct{}{}:
+		defer func() { <-s.imports }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("import images: %w", ctx.Err())
+	}
+	var imported []Image
+	// Under a flight, so that Close waits for it and progress is reported.
+	_, err := s.flights.do(ctx, "import", "archive", options.Progress, func(ctx context.Context, m *monitor) (Image, error) {
+		m.enter("importing")
+		var err error
+		imported, err = s.importArchive(s.context(ctx), contextReader{ctx, r}, options.Reference, m)
+		return Image{}, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return imported, nil
+}
+
+// contextReader ends a read from an archive that comes over a socket when the
+// import is cancelled between two reads.
+type contextReader struct {
+	ctx  context.Context //nolint:containedctx // lives for one call
+	next io.Reader
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.next.Read(p)
+}
+
+func (s *Store) importArchive(ctx context.Context, r io.Reader, reference string, m *monitor) ([]Image, error) {
+	ctx, done, err := s.leased(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	// A cut archive leaves half-written blobs under names that the next
+	// archive uses too, and would be taken as its beginning.
+	defer func() {
+		if err := s.abortIngests(context.WithoutCancel(ctx), "tar-"); err != nil {
+			klog.FromContext(ctx).Error(err, "Tidy up after import")
+		}
+	}()
+	desc, err := archive.ImportIndex(ctx, boundedStore{s.content}, r)
+	if err != nil {
+		return nil, importFailure(err)
+	}
+	named, err := s.archiveImages(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	if reference != "" {
+		if named, err = renamed(named, reference); err != nil {
+			return nil, err
+		}
+	}
+	var imported []Image
+	for _, entry := range named {
+		b, err := s.descent(absent{}).follow(ctx, entry.desc)
+		if errors.Is(err, ErrNoPlatform) && len(named) > 1 {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if entry.name == "" {
+			entry.name = b.configDesc.Digest.String()
+		}
+		img, err := s.complete(ctx, b, absent{}, m, []string{entry.name})
+		if err != nil {
+			return nil, err
+		}
+		imported = append(imported, img)
+	}
+	if len(imported) == 0 {
+		return nil, fmt.Errorf("%w: the archive has no image for %s", ErrNoPlatform, s.wanted)
+	}
+	return latest(s, imported), nil
+}
+
+// latest returns each image once, with all the names it has got.
+func latest(s *Store, imported []Image) []Image {
+	seen := map[string]bool{}
+	var list []Image
+	for _, img := range imported {
+		if seen[img.ID] {
+			continue
+		}
+		seen[img.ID] = true
+		if now, err := s.Held(img.ID); err == nil {
+			img = now
+		}
+		list = append(list, img)
+	}
+	return list
+}
+
+func importFailure(err error) error {
+	var syntax *json.SyntaxError
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &syntax) {
+		return fmt.Errorf("%w: archive: %w", ErrInvalidImage, err)
+	}
+	return fmt.Errorf("archive: %w", err)
+}
+
+type archiveImage struct {
+	name string
+	desc ocispec.Descriptor
+}
+
+// archiveImages reads the archive's index: the same content may be there
+// under several names.
+func (s *Store) archiveImages(ctx context.Context, desc ocispec.Descriptor) ([]archiveImage, error) {
+	data, err := s.descent(absent{}).read(ctx, desc, maxManifestBytes)
+	if err != nil {
+		return nil, fmt.Errorf("archive index: %w", err)
+	}
+	var index ocispec.Index
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fmt.Errorf("%w: archive index: %w", ErrInvalidImage, err)
+	}
+	if len(index.Manifests) > maxIndexEntries {
+		return nil, fmt.Errorf("%w: archive index: %d entries, at most %d", ErrInvalidImage, len(index.Manifests), maxIndexEntries)
+	}
+	var found []archiveImage
+	for _, entry := range index.Manifests {
+		if !images.IsManifestType(entry.MediaType) && !images.IsIndexType(entry.MediaType) {
+			continue
+		}
+		clean, err := cleanDescriptor(entry, maxManifestBytes)
+		if err != nil {
+			return nil, fmt.Errorf("%w: archive index: %w", ErrInvalidImage, err)
+		}
+		name := entry.Annotations[images.AnnotationImageName]
+		if name == "" {
+			// OCI layouts of other tools say the whole name here, or only the
+			// tag, which names nothing.
+			if ref, err := ParseReference(entry.Annotations[ocispec.AnnotationRefName]); err == nil && hasName(entry) {
+				name = ref.String()
+			}
+		} else {
+			ref, err := ParseReference(name)
+			if err != nil {
+				return nil, fmt.Errorf("archive index: %w", err)
+			}
+			name = ref.String()
+		}
+		found = append(found, archiveImage{name: name, desc: clean})
+	}
+	return found, nil
+}
+
+// hasName tells "docker.io/library/busybox:1" from "1".
+func hasName(entry ocispec.Descriptor) bool {
+	for _, c := range entry.Annotations[ocispec.AnnotationRefName] {
+		if c == '/' || c == ':' {
+			return true
+		}
+	}
+	return false
+}
+
+func renamed(named []archiveImage, reference string) ([]archiveImage, error) {
+	ref, err := ParseReference(reference)
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range named {
+		if entry.desc.Digest != named[0].desc.Digest {
+			return nil, fmt.Errorf("%w: the archive has several images, one reference names one", ErrInvalidReference)
+		}
+		if ref.Digest != "" && entry.desc.Digest != ref.Digest {
+			return nil, fmt.Errorf("%w: the archive has %s, not %s", ErrDigestMismatch, entry.desc.Digest, ref.Digest)
+		}
+	}
+	if len(named) == 0 {
+		return nil, nil
+	}
+	return []archiveImage{{name: ref.String(), desc: named[0].desc}}, nil
+}
+
+// boundedStore is what the archive reader writes to. It reads whole documents
+// into memory to see their platform, and their size is the archive's choice.
+type boundedStore struct{ content.Store }
+
+func (b boundedStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	reader, err := b.Store.ReaderAt(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	isDocument := images.IsConfigType(desc.MediaType) || images.IsManifestType(desc.MediaType) || images.IsIndexType(desc.MediaType)
+	if isDocument && reader.Size() > maxManifestBytes {
+		size := reader.Size()
+		reader.Close()
+		return nil, fmt.Errorf("%w: %s of %d bytes, at most %d", ErrInvalidImage, desc.MediaType, size, maxManifestBytes)
+	}
+	return reader, nil
+}

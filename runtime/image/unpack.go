@@ -1,0 +1,241 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/unpack"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+)
+
+// snapshotterName is fixed by the unpacker: under this name it turns the
+// mounts of parallel layers into overlay ones.
+const snapshotterName = "overlayfs"
+
+// unpacking fetches and unpacks the layers of one image with containerd's
+// unpacker, whose applier and snapshotter it is: layers are applied straight
+// to their directories, no mount is made, so none can leak.
+type unpacking struct {
+	snapshots.Snapshotter
+	content content.Store
+	monitor *monitor
+	slots   *semaphore.Weighted // how many layers are unpacked at once, over all pulls
+	diffIDs map[digest.Digest]digest.Digest
+	fetched atomic.Int64 // layers
+
+	// mu guards implied.
+	mu      sync.Mutex
+	implied map[string][]string // layer directory to the parents its tar doesn't list
+}
+
+// run returns once all layers of b are in the content store and unpacked.
+func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher, locks *keyLocks, downloads int) error {
+	if len(b.layers) == 0 {
+		return nil
+	}
+	u.monitor.enter("downloading")
+	u.monitor.layersTotal.Store(int64(len(b.layers)))
+	u.diffIDs = map[digest.Digest]digest.Digest{}
+	for i, layer := range b.layers {
+		u.diffIDs[layer.Digest] = b.config.RootFS.DiffIDs[i]
+		u.monitor.bytesTotal.Add(layer.Size)
+	}
+	unpacker, err := unpack.NewUnpacker(ctx, u.content,
+		// The platform was chosen before; this one must not skip anything.
+		unpack.WithUnpackPlatform(unpack.Platform{
+			Platform: platforms.All, SnapshotterKey: snapshotterName, Snapshotter: u,
+			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: u,
+		}),
+		unpack.WithLimiter(semaphore.NewWeighted(int64(downloads))),
+		// A layer holds this limit while it waits for its download, so that a
+		// limit over all pulls would let one dead registry stop the others.
+		unpack.WithUnpackLimiter(semaphore.NewWeighted(maxLayers)),
+		unpack.WithDuplicationSuppressor(locks),
+		// An image's blobs are complete, also where a layer was unpacked
+		// before for an image that packs it differently.
+		unpack.WithFetchAllContent(),
+	)
+	if err != nil {
+		return err
+	}
+	handler := unpacker.Unpack(images.HandlerFunc(func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		switch {
+		case images.IsManifestType(desc.MediaType):
+			return append([]ocispec.Descriptor{b.configDesc}, b.layers...), nil
+		case images.IsConfigType(desc.MediaType):
+			return nil, nil
+		}
+		return nil, u.fetchLayer(ctx, fetcher, desc)
+	}))
+	for _, desc := range []ocispec.Descriptor{b.manifest, b.configDesc} {
+		if _, err = handler.Handle(ctx, desc); err != nil {
+			break
+		}
+	}
+	if _, waitErr := unpacker.Wait(); waitErr != nil {
+		err = waitErr
+	}
+	if err == nil {
+		u.monitor.layersDone.Store(int64(len(b.layers)))
+	}
+	return err
+}
+
+func (u *unpacking) fetchLayer(ctx context.Context, fetcher remotes.Fetcher, desc ocispec.Descriptor) error {
+	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor}
+	if err := fetch(ctx, u.content, counting, desc); err != nil {
+		u.monitor.bytesDone.Add(-counting.counted.Load())
+		return fmt.Errorf("layer %s: %w", desc.Digest, err)
+	}
+	u.monitor.bytesDone.Add(desc.Size - counting.counted.Load())
+	if u.fetched.Add(1) == u.monitor.layersTotal.Load() {
+		u.monitor.enter("unpacking")
+	}
+	return nil
+}
+
+// chainID names the snapshot of the whole stack.
+func (b *bundle) chainID() string {
+	return identity.ChainID(b.config.RootFS.DiffIDs).String()
+}
+
+// Apply unpacks one layer into the directory of its snapshot and returns the
+// digest of its tar.
+func (u *unpacking) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	var none ocispec.Descriptor
+	if err := u.slots.Acquire(ctx, 1); err != nil {
+		return none, err
+	}
+	defer u.slots.Release(1)
+	dir, stacked, err := layerDir(mounts)
+	if err != nil {
+		return none, err
+	}
+	blob, err := u.content.ReaderAt(ctx, desc)
+	if err != nil {
+		return none, err
+	}
+	defer blob.Close()
+	stream, err := decompress(content.NewReader(blob))
+	if err != nil {
+		return none, fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	}
+	ahead := newReadAhead(stream)
+	defer ahead.Close()
+	sum := digest.Canonical.Digester()
+	tee := &countingTee{next: ahead, sum: sum.Hash()}
+
+	dirs := newDirTracker()
+	opts := []archive.ApplyOpt{archive.WithFilter(dirs.see)}
+	if stacked {
+		// The lowest layer has nothing to hide, and a whiteout left there
+		// shows up in listings of directories that no other layer has.
+		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
+	}
+	if _, err := archive.Apply(ctx, dir, tee, opts...); err != nil {
+		return none, layerFailure(err)
+	}
+	if err := tee.drain(); err != nil {
+		return none, layerFailure(err)
+	}
+	if got, want := sum.Digest(), u.diffIDs[desc.Digest]; got != want {
+		return none, fmt.Errorf("%w: layer %s unpacks to %s, the config says %s", ErrDigestMismatch, desc.Digest, got, want)
+	}
+	if stacked {
+		u.mu.Lock()
+		u.implied[dir] = dirs.implied()
+		u.mu.Unlock()
+	}
+	u.monitor.layersDone.Add(1)
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: sum.Digest(), Size: tee.count}, nil
+}
+
+// layerFailure tells a layer that can't be read from a disk that can't be
+// written: the second is not the image's fault.
+func layerFailure(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrInvalidImage, err)
+}
+
+// layerDir finds the directory to unpack into. The lowest layer comes as a
+// bind mount, the others as overlay mounts (see unpack.bindToOverlay).
+func layerDir(mounts []mount.Mount) (dir string, stacked bool, err error) {
+	if len(mounts) != 1 {
+		return "", false, fmt.Errorf("snapshot has %d mounts, not 1", len(mounts))
+	}
+	if mounts[0].Type == "bind" {
+		return mounts[0].Source, false, nil
+	}
+	for _, option := range mounts[0].Options {
+		if upper, found := strings.CutPrefix(option, "upperdir="); found {
+			return upper, true, nil
+		}
+	}
+	return "", false, fmt.Errorf("snapshot of type %q has no upper directory", mounts[0].Type)
+}
+
+// Commit gives directories that the layer's tar uses without listing them the
+// owner and mode they have in the layers below, which are committed by now:
+// layers are unpacked in parallel, so Apply could not look there, and left as
+// they are such a /tmp would lose its sticky bit.
+func (u *unpacking) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	var info snapshots.Info
+	for _, opt := range opts {
+		if err := opt(&info); err != nil {
+			return err
+		}
+	}
+	if info.Parent != "" {
+		if err := u.settle(ctx, key, info.Parent); err != nil {
+			return fmt.Errorf("settle directories: %w", err)
+		}
+	}
+	return u.Snapshotter.Commit(ctx, name, key, opts...)
+}
+
+func (u *unpacking) settle(ctx context.Context, key, parent string) error {
+	mounts, err := u.Mounts(ctx, key)
+	if err != nil {
+		return err
+	}
+	dir, _, err := layerDir(mounts)
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	implied := u.implied[dir]
+	delete(u.implied, dir)
+	u.mu.Unlock()
+	if len(implied) == 0 {
+		return nil
+	}
+	var lowers []string
+	for parent != "" {
+		info, err := u.Stat(ctx, parent)
+		if err != nil {
+			return err
+		}
+		lowers = append(lowers, info.Labels[upperdirLabel])
+		parent = info.Parent
+	}
+	return inheritDirs(dir, implied, lowers)
+}
