@@ -1,21 +1,29 @@
 package launch
 
 import (
-	"encoding/binary"
 	"errors"
-	"fmt"
+	"strconv"
 )
 
 // ErrEncoding reports bytes that are no plan or status of this version.
 var ErrEncoding = errors.New("malformed launch encoding")
 
+// malformed says what is wrong with the bytes; errors.Is finds ErrEncoding in it.
+type malformed string
+
+func (m malformed) Error() string { return string(m) + ": " + ErrEncoding.Error() }
+func (m malformed) Unwrap() error { return ErrEncoding }
+
 // The encoding is a run of little-endian integers and length-prefixed strings in field order. It is
-// written by hand because init decodes it on every exec, and reflection costs more there than the rest of it.
+// written by hand because init decodes it on every exec, and reflection costs more there than the rest of
+// it. For the same reason this package imports neither fmt nor encoding/binary: together with what they
+// import they add a tenth to init's start.
 
 type encoder struct{ b []byte }
 
-func (e *encoder) number(v uint64) { e.b = binary.LittleEndian.AppendUint64(e.b, v) }
-func (e *encoder) short(v uint32)  { e.b = binary.LittleEndian.AppendUint32(e.b, v) }
+func (e *encoder) half(v uint16)   { e.b = append(e.b, byte(v), byte(v>>8)) }
+func (e *encoder) short(v uint32)  { e.half(uint16(v)); e.half(uint16(v >> 16)) }
+func (e *encoder) number(v uint64) { e.short(uint32(v)); e.short(uint32(v >> 32)) }
 func (e *encoder) text(s string)   { e.short(uint32(len(s))); e.b = append(e.b, s...) }
 func (e *encoder) texts(list []string) {
 	e.short(uint32(len(list)))
@@ -40,19 +48,17 @@ func (d *decoder) take(n int) []byte {
 	return out
 }
 
-func (d *decoder) number() uint64 {
-	if raw := d.take(8); raw != nil {
-		return binary.LittleEndian.Uint64(raw)
+// integer reads n bytes, the lowest first.
+func (d *decoder) integer(n int) (v uint64) {
+	for i, b := range d.take(n) {
+		v |= uint64(b) << (8 * i)
 	}
-	return 0
+	return v
 }
 
-func (d *decoder) short() uint32 {
-	if raw := d.take(4); raw != nil {
-		return binary.LittleEndian.Uint32(raw)
-	}
-	return 0
-}
+func (d *decoder) half() uint16   { return uint16(d.integer(2)) }
+func (d *decoder) short() uint32  { return uint32(d.integer(4)) }
+func (d *decoder) number() uint64 { return d.integer(8) }
 
 func (d *decoder) text() string { return string(d.take(int(d.short()))) }
 
@@ -90,7 +96,7 @@ func (p *Plan) Encode() []byte {
 	e.short(uint32(len(p.Ops)))
 	for i := range p.Ops {
 		op := &p.Ops[i]
-		e.b = binary.LittleEndian.AppendUint16(e.b, uint16(op.Code))
+		e.half(uint16(op.Code))
 		e.text(op.Step)
 		e.short(uint32(int32(op.Fd)))
 		e.text(op.Path)
@@ -108,27 +114,24 @@ func (p *Plan) Encode() []byte {
 func Decode(b []byte) (*Plan, error) {
 	d := &decoder{b: b}
 	if v := d.short(); d.bad || v != Version {
-		return nil, fmt.Errorf("plan version %d, want %d: %w", v, Version, ErrEncoding)
+		return nil, malformed("plan version " + strconv.Itoa(int(v)) + ", want " + strconv.Itoa(Version))
 	}
 	p := &Plan{Fds: d.texts(), Args: d.texts(), Env: d.texts()}
 	p.Ops = make([]Op, d.count(opMinBytes))
 	for i := range p.Ops {
 		op := &p.Ops[i]
-		if raw := d.take(2); raw != nil {
-			op.Code = Code(binary.LittleEndian.Uint16(raw))
-		}
-		op.Step = d.text()
+		op.Code, op.Step = Code(d.half()), d.text()
 		op.Fd = int(int32(d.short()))
 		op.Path, op.Arg = d.text(), d.text()
 		op.Flags, op.Number = d.number(), int64(d.number())
 		op.Strings = d.texts()
 		op.Data = d.take(int(d.short()))
 		if op.Code == 0 || op.Code >= codeEnd || op.Fd < -1 || op.Fd >= len(p.Fds) {
-			return nil, fmt.Errorf("plan op %d (%s, fd %d): %w", i, op.Code, op.Fd, ErrEncoding)
+			return nil, malformed("plan op " + strconv.Itoa(i) + " (" + op.Code.String() + ", fd " + strconv.Itoa(op.Fd) + ")")
 		}
 	}
 	if d.bad || len(d.b) != 0 {
-		return nil, fmt.Errorf("plan of %d bytes: %w", len(b), ErrEncoding)
+		return nil, malformed("plan of " + strconv.Itoa(len(b)) + " bytes")
 	}
 	return p, nil
 }

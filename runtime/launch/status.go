@@ -1,7 +1,7 @@
 package launch
 
 import (
-	"fmt"
+	"strconv"
 	"syscall"
 )
 
@@ -40,12 +40,16 @@ func (s *Status) Encode() []byte {
 	return e.b
 }
 
+// StatusErrnoOffset is where Errno stands in an encoded status with this step. Code that runs where no Go may
+// fills it into a finished message.
+func StatusErrnoOffset(step string) int { return 4 + 8 + 4 + len(step) }
+
 // DecodeStatus reads one message.
 func DecodeStatus(b []byte) (Status, error) {
 	d := &decoder{b: b}
 	s := Status{Kind: StatusKind(d.short()), Pid: int(d.number()), Step: d.text(), Errno: syscall.Errno(d.number()), Path: d.text()}
 	if d.bad || len(d.b) != 0 || s.Kind < StatusChild || s.Kind > StatusError {
-		return Status{}, fmt.Errorf("status of %d bytes: %w", len(b), ErrEncoding)
+		return Status{}, malformed("status of " + strconv.Itoa(len(b)) + " bytes")
 	}
 	return s, nil
 }

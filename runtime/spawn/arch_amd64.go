@@ -1,0 +1,6 @@
+package spawn
+
+const (
+	sysWaitid   = 247
+	sysExecveat = 322
+)

@@ -1,0 +1,6 @@
+package spawn
+
+const (
+	sysWaitid   = 95
+	sysExecveat = 281
+)
