@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	libseccomp "github.com/seccomp/libseccomp-golang"
@@ -27,6 +28,7 @@ const multiplexer = "socketcall"
 type compilation struct {
 	arch   string
 	abis   []abi
+	noX32  bool   // x32 is listed, but the kernel doesn't have it
 	action uint32 // SECCOMP_RET_* where no rule matches
 	rules  []libraryRule
 	own    []decisions // per ABI, for the prelude
@@ -41,7 +43,7 @@ type libraryRule struct {
 	conditions []libseccomp.ScmpCondition
 }
 
-func compile(arch string, spec *specs.LinuxSeccomp) (*Filter, error) {
+func compile(arch string, noX32 bool, spec *specs.LinuxSeccomp) (*Filter, error) {
 	flags, err := filterFlags(spec.Flags)
 	if err != nil {
 		return nil, err
@@ -53,6 +55,10 @@ func compile(arch string, spec *specs.LinuxSeccomp) (*Filter, error) {
 	if err != nil {
 		return nil, err
 	}
+	listed := len(abis)
+	if noX32 {
+		abis = slices.DeleteFunc(abis, func(a abi) bool { return a.arch == specs.ArchX32 })
+	}
 	action, err := outcome(spec.DefaultAction, spec.DefaultErrnoRet)
 	if err != nil {
 		return nil, fmt.Errorf("defaultAction: %w", err)
@@ -60,7 +66,10 @@ func compile(arch string, spec *specs.LinuxSeccomp) (*Filter, error) {
 	if c := seccompprofiles.FindConflict(spec); c != nil {
 		return nil, fmt.Errorf("syscalls[%d] contradicts syscalls[%d] about %s: one call could match both", c.Rule, c.Earlier, c.Name)
 	}
-	c := &compilation{arch: arch, abis: abis, action: action, own: make([]decisions, len(abis)), last: make([]horizon, len(abis))}
+	c := &compilation{
+		arch: arch, abis: abis, noX32: len(abis) < listed, action: action,
+		own: make([]decisions, len(abis)), last: make([]horizon, len(abis)),
+	}
 	for i, rule := range spec.Syscalls {
 		if err := c.addRule(i, rule); err != nil {
 			return nil, fmt.Errorf("syscalls[%d]: %w", i, err)

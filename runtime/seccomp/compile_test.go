@@ -102,6 +102,51 @@ func TestNewerCallsOutsideTheSpecsHorizon(t *testing.T) {
 	}
 }
 
+// TestKernelWithoutX32: a kernel that has no x32 gets a shorter filter that
+// decides the same for the other ABIs, and ENOSYS for x32.
+func TestKernelWithoutX32(t *testing.T) {
+	with, without := newCompiler(t, "amd64"), newCompiler(t, "amd64")
+	without.noX32 = true
+	for _, spec := range []*specs.LinuxSeccomp{
+		nil, // the default profile
+		{DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86, specs.ArchX32}, Syscalls: []specs.LinuxSyscall{{Names: []string{"read"}, Action: specs.ActTrap}}},
+	} {
+		if spec == nil {
+			_, resolved, err := with.CompileProfile(seccompprofiles.Default(), defaultCaps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spec = resolved
+		}
+		long, err := with.Compile(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		short, err := without.Compile(spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if short.Instructions() >= long.Instructions() && len(spec.Syscalls) > 1 {
+			t.Errorf("%d instructions without x32, %d with it", short.Instructions(), long.Instructions())
+		}
+		a, b := decode(long.Program), decode(short.Program)
+		for _, arch := range []uint32{unix.AUDIT_ARCH_X86_64, unix.AUDIT_ARCH_I386, unix.AUDIT_ARCH_AARCH64} {
+			for nr := range uint32(600) {
+				data := seccompData{nr: nr, arch: arch, args: [6]uint64{2}}
+				want, _ := run(t, a, data)
+				if got, _ := run(t, b, data); got != want {
+					t.Fatalf("%#x number %d: got %s, want %s", arch, nr, actionName(got), actionName(want))
+				}
+			}
+		}
+		for _, nr := range []uint32{0, 1, 39, 547, 548} {
+			if got, _ := run(t, b, seccompData{nr: nr | x32Bit, arch: unix.AUDIT_ARCH_X86_64}); actionName(got) != "ENOSYS" {
+				t.Errorf("x32 number %d: got %s, want ENOSYS", nr, actionName(got))
+			}
+		}
+	}
+}
+
 // TestSocketcallRulesAreFinal holds the reason for the prelude's part on x86:
 // libseccomp alone lets every socket through the multiplexer once the profile
 // allows any.

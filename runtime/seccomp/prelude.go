@@ -57,11 +57,12 @@ type span struct {
 	tests       []decision
 }
 
+const enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
+
 // beyond are the numbers above the horizon, which get ENOSYS: programs try new
 // calls and fall back when the kernel says it has none, but take EPERM as an
 // answer.
 func (h horizon) beyond(a abi) []span {
-	const enosys = unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)
 	switch {
 	case !h.any:
 		return nil
@@ -110,6 +111,10 @@ func (c *compilation) spans(i int) []span {
 	if !c.permissive() {
 		out = append(out, c.last[i].beyond(c.abis[i])...)
 	}
+	if c.abis[i].arch == specs.ArchX86_64 && c.noX32 {
+		// The kernel's own answer, given without a copy of the rules for x32.
+		out = append(out, span{first: x32Bit, last: math.MaxUint32, action: enosys})
+	}
 	return out
 }
 
@@ -146,7 +151,7 @@ func (c *compilation) prelude() ([]unix.SockFilter, error) {
 		if abi.arch != specs.ArchX32 {
 			a.load(offsetNumber)
 		}
-		if abi.arch == specs.ArchX86_64 {
+		if abi.arch == specs.ArchX86_64 && !c.noX32 {
 			a.when(unix.BPF_JGE, x32Bit, c.x32Section(sections, body), next)
 		}
 		if err := c.section(a, spans[i], body); err != nil {
