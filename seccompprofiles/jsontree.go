@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -66,17 +66,29 @@ type treeReader struct {
 }
 
 func readTree(data []byte) (*node, error) {
-	r := &treeReader{data: data, dec: json.NewDecoder(bytes.NewReader(data))}
-	r.dec.UseNumber()
-	root, err := r.value("", 0)
-	if err != nil {
+	if err := checkSyntax(data); err != nil {
 		return nil, err
 	}
-	at := r.next()
-	if _, err := r.dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errorAt(data, at, "", "text after the end of the profile")
+	r := &treeReader{data: data, dec: json.NewDecoder(bytes.NewReader(data))}
+	r.dec.UseNumber()
+	return r.value("", 0)
+}
+
+// checkSyntax comes first because the decoder that gives us places loses them
+// in what isn't JSON.
+func checkSyntax(data []byte) error {
+	var whole json.RawMessage
+	err := json.Unmarshal(data, &whole)
+	if err == nil {
+		return nil
 	}
-	return root, nil
+	at := len(data)
+	// The offset counts the offending byte, where there is one.
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) && !strings.HasPrefix(syntax.Error(), "unexpected end") {
+		at = int(syntax.Offset) - 1
+	}
+	return errorAt(data, at, "", "not JSON: "+err.Error())
 }
 
 // next is the offset at which the next token begins.
@@ -91,16 +103,10 @@ func (r *treeReader) next() int {
 func (r *treeReader) token(path string) (json.Token, int, error) {
 	at := r.next()
 	tok, err := r.dec.Token()
-	if err == nil {
-		return tok, at, nil
+	if err != nil {
+		return nil, at, errorAt(r.data, at, path, "not JSON: "+err.Error())
 	}
-	// The decoder's own offset is of the byte after the offending one.
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		at = max(int(syntax.Offset)-1, 0)
-		return nil, at, errorAt(r.data, at, path, "not JSON: "+syntax.Error())
-	}
-	return nil, at, errorAt(r.data, len(r.data), path, "not JSON: the text ends early")
+	return tok, at, nil
 }
 
 func (r *treeReader) value(path string, depth int) (*node, error) {
