@@ -14,6 +14,12 @@ var rlimitNames = map[string]int{
 	"as": 9, "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
 }
 
+// RlimitNumber is the kernel's number of a limit's name in the configuration.
+func RlimitNumber(name string) (int, bool) {
+	number, ok := rlimitNames[name]
+	return number, ok
+}
+
 // check judges the values one by one and reports every bad one.
 func (cfg Config) check() error {
 	var errs []error

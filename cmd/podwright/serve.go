@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/cmd/podwright/internal/config"
+	"github.com/podwright/podwright/cri"
+)
+
+// drainTime is how long running creates may take to finish once the daemon was asked to stop. What is not
+// finished then is torn down by the next start.
+const drainTime = 20 * time.Second
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the daemon; containers outlive it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			if err := setLogLevel(cfg.LogLevel); err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+			defer stop()
+			return serve(ctx, cfg)
+		},
+	}
+}
+
+func setLogLevel(level int) error {
+	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(flags)
+	return flags.Set("v", strconv.Itoa(level))
+}
+
+// serve runs until ctx ends. The socket opens only after recovery, and READY is said only then.
+func serve(ctx context.Context, cfg config.Config) error {
+	log := klog.FromContext(ctx)
+	begin := time.Now()
+	lock, err := lockInstance(cfg.RunDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	services, err := wire(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer services.close()
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes), grpc.UnaryInterceptor(cri.LogCalls))
+	if err := services.register(server); err != nil {
+		return err
+	}
+	listener, err := listen(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	// Owner: serve; ends with the server; serve waits below.
+	go func() { done <- server.Serve(listener) }()
+	log.Info("Serving", "socket", cfg.Socket, "version", version, "duration", time.Since(begin))
+	notify(ctx, daemon.SdNotifyReady)
+	select {
+	case err = <-done:
+		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
+	case <-ctx.Done():
+	}
+	notify(context.WithoutCancel(ctx), daemon.SdNotifyStopping)
+	log.Info("Stopping; containers keep running")
+	return stopServing(server, services)
+}
+
+// stopServing ends calls gracefully and lets running creates finish.
+func stopServing(server *grpc.Server, services *services) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	stopped := make(chan struct{})
+	// Owner: this call; ends with the last RPC, or when Stop below cuts them.
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-ctx.Done():
+		server.Stop()
+	}
+	return services.manager.Shutdown(ctx)
+}
+
+func notify(ctx context.Context, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		klog.FromContext(ctx).Error(err, "Could not notify systemd", "state", state)
+	}
+}
+
+// lockInstance makes this the only daemon of the run directory, until the file is closed or the process ends.
+func lockInstance(runDir string) (*os.File, error) {
+	if err := os.MkdirAll(runDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make run directory: %w", err)
+	}
+	path := filepath.Join(runDir, "podwright.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("another podwright runs on %s (it holds %s)", runDir, path)
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// listen opens the socket for root and its group alone. The instance lock is held, so a socket that is there is stale.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("make socket directory: %w", err)
+	}
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("look at socket: %w", err)
+	case info.Mode()&os.ModeSocket == 0:
+		return nil, fmt.Errorf("socket %s: a file that is no socket is there", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove stale socket: %w", err)
+		}
+	}
+	// Made with no rights first: nobody connects between bind and chmod.
+	old := unix.Umask(0o777)
+	listener, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		listener.Close()
+		return nil, fmt.Errorf("set mode of socket: %w", err)
+	}
+	return listener, nil
+}

@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/cmd/podwright/internal/config"
+	"github.com/podwright/podwright/cni"
+	"github.com/podwright/podwright/cri"
+	"github.com/podwright/podwright/podsandbox"
+	"github.com/podwright/podwright/podsandbox/podfiles"
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/image"
+	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/namespace"
+	"github.com/podwright/podwright/runtime/seccomp"
+	"github.com/podwright/podwright/seccompprofiles"
+)
+
+// services is everything behind the socket, in the order it is closed.
+type services struct {
+	cfg     config.Config
+	manager *podsandbox.Manager
+	images  *image.Store
+	network *cni.Network
+	records *record.Store
+	cgroups *cgroup.Manager
+	closers []func() error
+}
+
+func (s *services) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		if err := s.closers[i](); err != nil {
+			klog.ErrorS(err, "Could not close a service")
+		}
+	}
+}
+
+// wire builds the services from the configuration and recovers what earlier daemons left.
+func wire(ctx context.Context, cfg config.Config) (*services, error) {
+	s := &services{cfg: cfg}
+	if err := s.open(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *services) open(ctx context.Context) error {
+	for dir, mode := range map[string]os.FileMode{s.cfg.StateDir: 0o711, s.cfg.RunDir: 0o711} {
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	if err := s.openStores(ctx); err != nil {
+		return err
+	}
+	manager, err := s.openManager()
+	if err != nil {
+		return err
+	}
+	s.manager = manager
+	client, err := s.connectKeeper(ctx)
+	if err != nil {
+		return err
+	}
+	if err := manager.Start(ctx, client); err != nil {
+		return err
+	}
+	s.images.StartGC(ctx)
+	known := manager.Attached()
+	// Owner: the daemon; ends by the plugins' deadlines. Nothing waits: what it frees is nobody's.
+	go func() {
+		if err := s.network.GC(ctx, known); err != nil {
+			klog.FromContext(ctx).Error(err, "CNI GC failed; addresses of vanished pods may stay taken")
+		}
+	}()
+	return nil
+}
+
+func (s *services) openStores(ctx context.Context) error {
+	var err error
+	if s.records, err = record.Open(record.Config{Root: filepath.Join(s.cfg.StateDir, "records")}); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.records.Close)
+	s.images, err = image.Open(ctx, image.Config{
+		Root: filepath.Join(s.cfg.StateDir, "images"), CertsDirs: s.cfg.Image.CertsDirs, ProgressTimeout: time.Duration(s.cfg.Image.ProgressTimeout),
+		MaxConcurrentDownloads: s.cfg.Image.Downloads, Pinned: s.cfg.Image.Pinned,
+	})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.images.Close)
+	s.network, err = cni.New(cni.Config{
+		ConfDir: s.cfg.Network.ConfDir, BinDirs: s.cfg.Network.BinDirs, CacheDir: filepath.Join(s.cfg.StateDir, "cni"),
+		PluginTimeout: time.Duration(s.cfg.Network.PluginTimeout),
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.network.Start(ctx); err != nil {
+		return err
+	}
+	s.closers = append(s.closers, s.network.Close)
+	return nil
+}
+
+func (s *services) openManager() (*podsandbox.Manager, error) {
+	var err error
+	if s.cgroups, err = cgroup.New(cgroup.Config{Root: s.cfg.Cgroup.Root}); err != nil {
+		return nil, err
+	}
+	pins, err := namespace.New(namespace.Config{NetnsDir: s.cfg.Network.NetnsDir, RunDir: filepath.Join(s.cfg.RunDir, "ns")})
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, pins.Close)
+	files, err := podfiles.New(podfiles.Config{Root: filepath.Join(s.cfg.RunDir, "sandboxes")})
+	if err != nil {
+		return nil, err
+	}
+	opener, err := mounts.New()
+	if err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, opener.Close)
+	compiler, err := seccomp.New(seccomp.Config{})
+	if err != nil {
+		return nil, err
+	}
+	profile := seccompprofiles.Default()
+	if path := s.cfg.Runtime.SeccompDefault; path != "" {
+		if profile, err = seccompprofiles.Localhost(filepath.Dir(path), path); err != nil {
+			return nil, fmt.Errorf("runtime.seccomp_default_profile: %w", err)
+		}
+	}
+	node, err := nodeFacts(s.cfg, s.cgroups)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := bootID()
+	if err != nil {
+		return nil, err
+	}
+	unset := spec.SeccompUnconfined
+	if s.cfg.Runtime.UnsetSeccomp == "RuntimeDefault" {
+		unset = spec.SeccompRuntimeDefault
+	}
+	return podsandbox.New(podsandbox.Config{
+		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
+		SeccompRoot: s.cfg.Runtime.SeccompRoot, UnsetSeccomp: unset, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
+		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
+	})
+}
+
+func (s *services) register(server *grpc.Server) error {
+	edge, err := cri.New(cri.Config{
+		Manager: s.manager, Images: s.images, Network: s.network, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
+		Info: func() any { return statusInfo{Config: s.cfg, Cgroup: s.cgroups.Version()} },
+	})
+	if err != nil {
+		return err
+	}
+	edge.Register(server)
+	return nil
+}
+
+// statusInfo is verbose Status's "config"; kubeadm reads sandboxImage there, and podwright has none.
+type statusInfo struct {
+	SandboxImage string        `json:"sandboxImage"`
+	Cgroup       int           `json:"cgroupVersion"`
+	Config       config.Config `json:"config"`
+}
+
+func bootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
+
+// imageSource shows the image store to podsandbox, which stands on the same floor.
+type imageSource struct{ *image.Store }
+
+func (s imageSource) Image(ref string) (podsandbox.Image, error) {
+	img, err := s.Store.Get(ref)
+	if errors.Is(err, image.ErrNotFound) {
+		return podsandbox.Image{}, &podsandbox.Error{Kind: podsandbox.ErrNotFound, Err: err}
+	}
+	if err != nil {
+		return podsandbox.Image{}, &podsandbox.Error{Kind: podsandbox.ErrInvalid, Err: err}
+	}
+	out := podsandbox.Image{ID: img.ID, Ref: img.ID, Config: img.Config}
+	if len(img.RepoDigests) > 0 {
+		out.Ref = img.RepoDigests[0]
+	}
+	return out, nil
+}

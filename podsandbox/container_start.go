@@ -1,0 +1,176 @@
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/wire"
+)
+
+// A failed start is an exit like any other to the kubelet.
+const (
+	startErrorReason = "StartError"
+	startErrorCode   = 128
+)
+
+// StartContainer starts a created container. When it returns without error the workload's own program runs and
+// its log file exists. A failed start leaves the container exited, reason StartError, code 128.
+func (m *Manager) StartContainer(ctx context.Context, id string) error {
+	if err := m.Ready(); err != nil {
+		return err
+	}
+	c, err := m.containers.find("container", id)
+	if err != nil {
+		return fmt.Errorf("start container: %w", err)
+	}
+	if err := c.op.lock(ctx, "start container "+c.id); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	// Owner: this call. A client that vanishes does not stop a start half way: it ends running or exited (B5, B13).
+	go func() {
+		defer c.op.unlock()
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), createDeadline)
+		defer cancel()
+		done <- m.startContainer(detached, c)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return kindf(ErrTimeout, "start container %s: still starting: %w", c.id, ctx.Err())
+	}
+}
+
+func (m *Manager) startContainer(ctx context.Context, c *container) error {
+	rec := c.record()
+	if rec.Phase != record.ContainerCreated {
+		return kindf(ErrPrecondition, "start container %s: it is %s, not created", c.id, rec.Phase)
+	}
+	s, err := m.sandboxes.find("sandbox", rec.SandboxID)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	if s.record().Phase != record.SandboxReady {
+		return kindf(ErrPrecondition, "start container %s: sandbox %s is not ready", c.id, s.id)
+	}
+	begin := time.Now()
+	process, err := m.startProcess(ctx, s, c)
+	if err != nil {
+		m.recordFailedStart(ctx, c, err)
+		return fmt.Errorf("start container %s: %w", c.id, err)
+	}
+	err = m.changeContainer(c, func(r *record.Container) bool {
+		// A short-lived workload may have exited already; its exit waits in the keeper for this record.
+		r.Phase, r.PID, r.StartTime, r.StartedNanos = record.ContainerRunning, process.PID, process.StartTime, time.Now().UnixNano()
+		return true
+	})
+	if err != nil {
+		// Running and not recorded is what recovery would have to guess at: end it.
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		return errors.Join(fmt.Errorf("start container %s: %w", c.id, err), m.killContainer(back, c))
+	}
+	klog.FromContext(ctx).V(2).Info("Started container", "containerID", c.id, "sandboxID", s.id, "pid", process.PID, "duration", time.Since(begin))
+	m.deliverEarlyExit(c)
+	return nil
+}
+
+// startProcess makes what only a running container has, and launches it.
+func (m *Manager) startProcess(ctx context.Context, s *sandbox, c *container) (wire.Process, error) {
+	ociSpec, err := m.recordedSpec(c.id)
+	if err != nil {
+		return wire.Process{}, err
+	}
+	launchable, err := m.compile(c.id, ociSpec)
+	if err != nil {
+		return wire.Process{}, invalidSpec(err)
+	}
+	layers, err := m.cfg.Images.Layers(ctx, c.record().ImageID)
+	if err != nil {
+		return wire.Process{}, err
+	}
+	root, err := m.rootSource(c, layers)
+	if err != nil {
+		return wire.Process{}, err
+	}
+	streams, err := m.streamsOf(s, c, ociSpec, launchable)
+	if err != nil {
+		return wire.Process{}, err
+	}
+	defer streams.close()
+	group := c.record().CgroupPath
+	if err := m.cfg.Cgroups.Create(ctx, group, ociSpec.Linux.Resources); err != nil {
+		return wire.Process{}, fmt.Errorf("make cgroup %s: %w", group, err)
+	}
+	return m.launch(ctx, launchRequest{
+		id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
+	})
+}
+
+// rootSource is the container's overlay. A volatile upper refuses a second mount, so each attempt starts with a work
+// directory of its own (DESIGN decision 12).
+func (m *Manager) rootSource(c *container, layers []string) (*mounts.OverlaySource, error) {
+	work := filepath.Join(m.stateDir(c.id), "work")
+	if err := os.RemoveAll(work); err != nil {
+		return nil, fmt.Errorf("clear work directory: %w", err)
+	}
+	if err := os.Mkdir(work, 0o711); err != nil {
+		return nil, fmt.Errorf("make work directory: %w", err)
+	}
+	return &mounts.OverlaySource{Lower: layers, Upper: filepath.Join(m.stateDir(c.id), "upper"), Work: work, Volatile: true}, nil
+}
+
+func (m *Manager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
+	dir := m.runDir(c.id)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("make %s: %w", dir, err)
+	}
+	user := ociSpec.Process.User
+	return openStreams(dir, int(user.UID), int(user.GID), launchable.Terminal, c.config.GetStdin(), s.config.GetLogDirectory(), c.config.GetLogPath())
+}
+
+// recordFailedStart makes a failed start an exit that the kubelet understands, and gives back what the start took.
+func (m *Manager) recordFailedStart(ctx context.Context, c *container, cause error) {
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	log := klog.FromContext(ctx)
+	if err := m.releaseRun(back, c); err != nil {
+		log.Error(err, "Left parts of a failed start", "containerID", c.id)
+	}
+	now := time.Now().UnixNano()
+	err := m.changeContainer(c, func(r *record.Container) bool {
+		r.Phase, r.Reason, r.Message, r.ExitCode = record.ContainerExited, startErrorReason, cause.Error(), startErrorCode
+		r.StartedNanos, r.FinishedNanos = now, now
+		return true
+	})
+	if err != nil {
+		log.Error(err, "Could not record a failed start", "containerID", c.id)
+	}
+}
+
+// releaseRun gives back what a run took: processes, cgroup, FIFOs. Every part may be gone already.
+func (m *Manager) releaseRun(ctx context.Context, c *container) error {
+	var errs []error
+	group := c.record().CgroupPath
+	if err := m.cfg.Cgroups.Kill(ctx, group); err != nil {
+		errs = append(errs, fmt.Errorf("kill cgroup %s: %w", group, err))
+	}
+	if err := m.cfg.Cgroups.Remove(ctx, group); err != nil {
+		errs = append(errs, fmt.Errorf("remove cgroup %s: %w", group, err))
+	}
+	if err := os.RemoveAll(m.runDir(c.id)); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,187 @@
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/runtime/keeper"
+)
+
+// stopRequest remembers what a container was sent, by whichever of several concurrent stops (B23).
+type stopRequest struct {
+	mu        sync.Mutex // mu guards signalled and killed.
+	signalled bool
+	killed    bool
+}
+
+// first sets *flag and says whether it was unset.
+func (r *stopRequest) first(flag *bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was := *flag
+	*flag = true
+	return !was
+}
+
+func (r *stopRequest) wasKilled() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.killed
+}
+
+// StopContainer sends the stop signal once and, timeout later, SIGKILL; it returns when the container is exited.
+// Several stops of one container run side by side, so that a shorter timeout shortens. A caller that vanishes kills:
+// the kubelet's own deadline is longer than the timeout it asks for (B24). An unknown or not running container is success.
+func (m *Manager) StopContainer(ctx context.Context, id string, timeout time.Duration) error {
+	c, err := m.containers.find("container", id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Passing through the lock waits for a start under way, whose process would otherwise be missed.
+	if err := c.op.lock(ctx, "stop container "+c.id); err != nil {
+		return err
+	}
+	c.op.unlock()
+	return m.stopContainer(ctx, c, timeout)
+}
+
+func (m *Manager) stopContainer(ctx context.Context, c *container, timeout time.Duration) error {
+	if c.record().Phase != record.ContainerRunning {
+		return nil
+	}
+	if client := m.keeper.Load(); timeout > 0 && client != nil {
+		if c.stop.first(&c.stop.signalled) {
+			err := client.Signal(ctx, c.id, unix.Signal(c.record().StopSignal))
+			if err != nil && !errors.Is(err, keeper.ErrUnknown) {
+				klog.FromContext(ctx).Error(err, "Could not send the stop signal", "containerID", c.id)
+			}
+		}
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		select {
+		case <-c.exited:
+			return nil
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	return m.killContainer(back, c)
+}
+
+// killContainer ends all processes of a running container and waits until it is recorded as exited. One that is stuck
+// in the kernel stays running, and is an error (B25).
+func (m *Manager) killContainer(ctx context.Context, c *container) error {
+	c.stop.first(&c.stop.killed)
+	ctx, cancel := context.WithTimeout(ctx, killDeadline)
+	defer cancel()
+	group := c.record().CgroupPath
+	var err error
+	if client := m.keeper.Load(); client != nil {
+		err = client.Signal(ctx, c.id, unix.SIGKILL)
+	}
+	if m.keeper.Load() == nil || err != nil {
+		// The keeper is away or never heard of it: the cgroup reaches every process without help.
+		err = m.cfg.Cgroups.Kill(ctx, group)
+	}
+	select {
+	case <-c.exited:
+		return nil
+	case <-ctx.Done():
+	}
+	pids, _ := m.cfg.Cgroups.Pids(group)
+	return errors.Join(kindf(ErrTimeout, "kill container %s: still running %s after SIGKILL, processes %v", c.id, killDeadline, pids), err)
+}
+
+// killProcess ends a process of the keeper's that is no container (a reaper) and makes the keeper forget it.
+func (m *Manager) killProcess(ctx context.Context, id string) error {
+	client := m.keeper.Load()
+	if client == nil {
+		return m.Ready()
+	}
+	waiter := m.awaitExit(id)
+	defer m.execs.Delete(id)
+	err := client.Signal(ctx, id, unix.SIGKILL)
+	switch {
+	case errors.Is(err, keeper.ErrUnknown):
+		return nil
+	case err != nil:
+		return err
+	}
+	if _, exited, err := client.Exit(ctx, id); err == nil && exited {
+		return forget(ctx, client, id)
+	}
+	select {
+	case <-waiter:
+		return forget(ctx, client, id)
+	case <-ctx.Done():
+		return kindf(ErrTimeout, "process %s still runs after SIGKILL: %w", id, ctx.Err())
+	}
+}
+
+func forget(ctx context.Context, client *keeper.Client, id string) error {
+	if err := client.Forget(ctx, id); err != nil && !errors.Is(err, keeper.ErrUnknown) {
+		return fmt.Errorf("make the keeper forget %s: %w", id, err)
+	}
+	return nil
+}
+
+// RemoveContainer removes a container, killing it first if it runs; the log stays. An unknown id is success.
+func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
+	c, err := m.containers.find("container", id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := c.op.lock(ctx, "remove container "+c.id); err != nil {
+		return err
+	}
+	defer c.op.unlock()
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	err = m.stopContainer(back, c, 0)
+	if err == nil {
+		err = m.teardownContainer(back, c)
+	}
+	if err != nil {
+		return fmt.Errorf("remove container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// teardownContainer is the one way back of a failed create, of Remove and of recovery; the record goes last.
+func (m *Manager) teardownContainer(ctx context.Context, c *container) error {
+	err := m.releaseRun(ctx, c)
+	if client := m.keeper.Load(); client != nil {
+		err = errors.Join(err, forget(ctx, client, c.id))
+	}
+	if rmErr := os.RemoveAll(m.stateDir(c.id)); rmErr != nil {
+		err = errors.Join(err, fmt.Errorf("remove writable layer: %w", rmErr))
+	}
+	if relErr := m.cfg.Images.Release(ctx, c.id); relErr != nil {
+		err = errors.Join(err, fmt.Errorf("release image: %w", relErr))
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Records.DeleteContainer(c.id); err != nil {
+		return fmt.Errorf("delete record: %w", err)
+	}
+	m.containers.delete(c.id)
+	m.containerKey.CompareAndDelete(containerKey(c.record().SandboxID, c.config.GetMetadata()), c.id)
+	return nil
+}

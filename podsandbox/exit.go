@@ -1,0 +1,140 @@
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/runtime/wire"
+)
+
+// exitDeadline bounds the work after an exit: reading the cgroup, killing what is left, recording.
+const exitDeadline = 30 * time.Second
+
+// OnExit is for the keeper's client to call for every process that ended, once or more often. It never blocks.
+// Exits that come before recovery is done wait for it.
+func (m *Manager) OnExit(id string, exit wire.Exit) {
+	m.exits.Add(1)
+	// Owner: Manager; ends by exitDeadline after recovery; Shutdown waits for it.
+	go func() {
+		defer m.exits.Done()
+		<-m.recovered
+		ctx, cancel := context.WithTimeout(context.Background(), exitDeadline)
+		defer cancel()
+		m.handleExit(ctx, id, exit)
+	}()
+}
+
+func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
+	if waiter, ok := m.execs.Load(id); ok {
+		select {
+		case waiter.(chan wire.Exit) <- exit:
+		default: // it has its answer
+		}
+		return
+	}
+	if c, err := m.containers.find("container", id); err == nil && c.id == id {
+		if err := m.finish(ctx, c, exit); err != nil {
+			klog.FromContext(ctx).Error(err, "Could not record an exit; the keeper keeps it", "containerID", id)
+		}
+		return
+	}
+	if s, err := m.sandboxes.find("sandbox", id); err == nil && s.id == id {
+		m.reaperExited(ctx, s)
+	}
+}
+
+// finish records a container's exit. What decides the reason is read before EXITED is visible, and nothing of the
+// container runs any more by then (B19, B22).
+func (m *Manager) finish(ctx context.Context, c *container, exit wire.Exit) error {
+	rec := c.record()
+	if rec.Phase != record.ContainerRunning {
+		return nil // not recorded as started yet: startContainer asks for the exit when it is
+	}
+	reason, message := m.exitReason(c, exit)
+	group := rec.CgroupPath
+	if err := m.cfg.Cgroups.Kill(ctx, group); err != nil {
+		klog.FromContext(ctx).Error(err, "Could not kill what an exited container left", "containerID", c.id)
+	}
+	err := m.changeContainer(c, func(r *record.Container) bool {
+		if r.Phase != record.ContainerRunning {
+			return false
+		}
+		r.Phase, r.ExitCode, r.Reason, r.Message = record.ContainerExited, int32(exit.Code), reason, message
+		r.FinishedNanos = max(exit.Time.UnixNano(), r.StartedNanos)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	klog.FromContext(ctx).V(2).Info("Container exited", "containerID", c.id, "exitCode", exit.Code, "reason", reason)
+	err = m.cfg.Cgroups.Remove(ctx, group)
+	if rmErr := os.RemoveAll(m.runDir(c.id)); rmErr != nil {
+		err = errors.Join(err, rmErr)
+	}
+	if client := m.keeper.Load(); client != nil {
+		err = errors.Join(err, forget(ctx, client, c.id))
+	}
+	if err != nil {
+		// Remove goes the same way again.
+		klog.FromContext(ctx).Error(err, "Left parts of an exited container until its removal", "containerID", c.id)
+	}
+	return nil
+}
+
+// exitReason gives an exit the field's words (B18). Only a kill that podwright did not send, in a group whose memory
+// limit was hit, is an OOM kill: an exec'd child that was killed earlier does not make a later exit one (B21).
+func (m *Manager) exitReason(c *container, exit wire.Exit) (reason, message string) {
+	const killed = 128 + 9
+	switch {
+	case exit.Lost:
+		return "ExitCodeLost", "the exit code is lost: keeper and anchor ended together while the container ran"
+	case exit.Code == 0:
+		return "Completed", ""
+	case exit.Code == killed && !c.stop.wasKilled():
+		events, err := m.cfg.Cgroups.OOM(c.record().CgroupPath)
+		if err == nil && events.Kills > 0 {
+			return "OOMKilled", fmt.Sprintf("killed by the kernel at the memory limit of %s (%d processes so far)", c.record().CgroupPath, events.Kills)
+		}
+	}
+	return "Error", ""
+}
+
+// deliverEarlyExit asks for an exit that may have come before the container was recorded as running.
+func (m *Manager) deliverEarlyExit(c *container) {
+	client := m.keeper.Load()
+	if client == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exitDeadline)
+	defer cancel()
+	exit, exited, err := client.Exit(ctx, c.id)
+	if err == nil && exited {
+		m.OnExit(c.id, exit)
+	}
+}
+
+// reaperExited: without its PID 1 a shared PID namespace is dead, and with it every process inside (B11).
+func (m *Manager) reaperExited(ctx context.Context, s *sandbox) {
+	if s.record().Phase != record.SandboxReady {
+		return
+	}
+	err := m.changeSandbox(s, func(r *record.Sandbox) {
+		r.Phase, r.Reason = record.SandboxNotReady, "the sandbox's PID 1 ended"
+	})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not record the end of a sandbox's PID 1", "sandboxID", s.id)
+	}
+}
+
+// awaitExit makes a place for the exit of a process that is no container; the caller deletes it from execs.
+func (m *Manager) awaitExit(id string) chan wire.Exit {
+	waiter := make(chan wire.Exit, 1)
+	m.execs.Store(id, waiter)
+	return waiter
+}

@@ -1,0 +1,137 @@
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/wire"
+	"golang.org/x/sys/unix"
+)
+
+// launchRequest is one process to start: everything the keeper cannot open by itself is opened here.
+type launchRequest struct {
+	id         string
+	container  string // the owner of an exec
+	kind       wire.Kind
+	launchable *spec.Launchable
+	cgroup     string // made already, but for the reaper's
+	streams    *streams
+	root       *mounts.OverlaySource // the root of a container
+}
+
+// launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns when
+// the workload's own program runs, or with the step that failed.
+func (m *Manager) launch(ctx context.Context, req launchRequest) (wire.Process, error) {
+	client := m.keeper.Load()
+	if client == nil {
+		return wire.Process{}, m.Ready()
+	}
+	opened := &openedNeeds{}
+	defer opened.close()
+	if req.kind == wire.KindReaper {
+		if err := m.cfg.Cgroups.Create(ctx, req.cgroup, nil); err != nil {
+			return wire.Process{}, fmt.Errorf("make cgroup %s: %w", req.cgroup, err)
+		}
+	}
+	group, err := m.cfg.Cgroups.Open(req.cgroup)
+	if err != nil {
+		return wire.Process{}, fmt.Errorf("open cgroup %s: %w", req.cgroup, err)
+	}
+	defer group.Close()
+	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
+		return wire.Process{}, err
+	}
+	request := keeper.Launch{
+		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,
+		NewPID: req.launchable.NewPID, Terminal: req.launchable.Terminal, Cgroup: group.Dir, Table: opened.files,
+	}
+	if s := req.streams; s != nil {
+		request.Stdin, request.Stdout, request.Stderr = s.stdin, s.stdout, s.stderr
+		request.StdinWrite, request.StdoutRead, request.StderrRead, request.Log = s.stdinWrite, s.stdoutRead, s.stderrRead, s.log
+	}
+	process, err := client.Launch(ctx, request)
+	if err != nil {
+		return wire.Process{}, launchError(err)
+	}
+	return process, nil
+}
+
+// launchError gives a failed step its kind: a program or directory that isn't there is the request's fault.
+func launchError(err error) error {
+	var step *launch.StepError
+	if errors.As(err, &step) && (errors.Is(step.Errno, unix.ENOENT) || errors.Is(step.Errno, unix.ENOTDIR) || errors.Is(step.Errno, unix.EACCES)) &&
+		(step.Step == "exec" || step.Step == "chdir") {
+		return kindf(ErrInvalid, "%w", err)
+	}
+	return err
+}
+
+// openedNeeds collects the files of a plan's table.
+type openedNeeds struct{ files []*os.File }
+
+func (o *openedNeeds) close() {
+	for _, f := range o.files {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+func (m *Manager) openNeeds(ctx context.Context, req launchRequest, tasks []*os.File, opened *openedNeeds) error {
+	nextTask := 0
+	for i, need := range req.launchable.Needs {
+		var f *os.File
+		var err error
+		switch need.Kind {
+		case spec.NeedCgroupTasks:
+			if nextTask == len(tasks) {
+				return fmt.Errorf("open the tasks file of hierarchy %s: the group has %d", need.Name, len(tasks))
+			}
+			if f, err = dup(tasks[nextTask]); err == nil {
+				nextTask++
+			}
+		case spec.NeedNamespace:
+			f, err = os.Open(need.Path)
+		case spec.NeedRoot:
+			f, err = m.cfg.Mounts.Overlay(ctx, *req.root)
+		case spec.NeedEmptyRoot:
+			f, err = m.cfg.Mounts.Tmpfs(ctx, mounts.TmpfsSource{SizeBytes: 4096, Mode: 0o555, ReadOnly: true})
+		case spec.NeedBind:
+			f, err = m.openBind(ctx, req.launchable, i, need.Bind)
+		case spec.NeedContainer: // the keeper has it
+		default:
+			err = fmt.Errorf("a plan needs kind %d, which nobody opens", need.Kind)
+		}
+		if err != nil {
+			return err
+		}
+		opened.files = append(opened.files, f)
+	}
+	return nil
+}
+
+func (m *Manager) openBind(ctx context.Context, launchable *spec.Launchable, index int, bind spec.Bind) (*os.File, error) {
+	tree, err := m.cfg.Mounts.OpenBind(ctx, bindSource(bind))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, kindf(ErrInvalid, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
+	}
+	launchable.SetDirectory(index, tree.IsDir)
+	return tree.File, nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

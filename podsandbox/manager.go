@@ -1,0 +1,179 @@
+// Package podsandbox owns the life cycle of sandboxes and of the containers in them: the order of steps, the
+// operation locks, the one teardown, and recovery after a restart. It knows CRI messages and calls mechanisms
+// (namespaces, cgroups, mounts, CNI, keeper); it is none itself: every system call beyond plain files is below.
+// Lists and statuses answer from memory and wait for nothing.
+// Source: cri-api api.proto, docs/architecture.md.
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/podwright/podwright/cni"
+	"github.com/podwright/podwright/podsandbox/podfiles"
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/namespace"
+	"github.com/podwright/podwright/runtime/seccomp"
+)
+
+// Image is what a container needs of its image.
+type Image struct {
+	ID     string // config digest
+	Ref    string // what ContainerStatus reports as image_ref: a repository digest where there is one, else ID
+	Config imagev1.ImageConfig
+}
+
+// Images is what podsandbox needs of the image store, which stands on the same floor.
+type Images interface {
+	// Image finds an image by any reference to it; absent is ErrNotFound.
+	Image(ref string) (Image, error)
+	// Layers gives the directories of an unpacked image, topmost first.
+	Layers(ctx context.Context, imageID string) ([]string, error)
+	// Hold keeps an image's layers for holder, whatever happens to the image, until Release.
+	Hold(imageID, holder string) error
+	Release(ctx context.Context, holder string) error
+}
+
+// Config carries everything a Manager works with; all fields are required unless said otherwise.
+type Config struct {
+	StateDir string // writable layers are in StateDir/containers/<id>
+	RunDir   string // FIFOs are in RunDir/containers/<id>
+	Node     spec.Node
+
+	CgroupParent   string // for pods that name none
+	SeccompDefault []byte // the RuntimeDefault profile
+	SeccompRoot    string // relative Localhost names are below it
+	UnsetSeccomp   spec.SeccompKind
+
+	BootID     string
+	Records    *record.Store
+	Files      *podfiles.Files
+	Namespaces *namespace.Pins
+	Cgroups    *cgroup.Manager
+	Mounts     *mounts.Opener
+	Seccomp    *seccomp.Compiler
+	Network    *cni.Network
+	Images     Images
+}
+
+// Manager runs sandboxes and containers.
+type Manager struct {
+	cfg    Config
+	keeper atomic.Pointer[keeper.Client] // nil until Start
+
+	sandboxes    table[sandbox]
+	containers   table[container]
+	sandboxKeys  sync.Map // identity -> sandbox id, of finished sandboxes
+	containerKey sync.Map // identity -> container id
+	execs        sync.Map // exec id -> chan wire.Exit
+	bad          atomic.Pointer[[]record.Bad]
+
+	ops       operations
+	accounts  accountCache
+	clock     clock
+	exits     sync.WaitGroup // exits being processed
+}
+
+// New checks cfg and makes the directories. Nothing works before Start.
+func New(cfg Config) (*Manager, error) {
+	if cfg.Records == nil || cfg.Files == nil || cfg.Namespaces == nil || cfg.Cgroups == nil || cfg.Mounts == nil ||
+		cfg.Seccomp == nil || cfg.Network == nil || cfg.Images == nil || cfg.BootID == "" || cfg.CgroupParent == "" {
+		return nil, errors.New("podsandbox: a required part of the configuration is missing")
+	}
+	m := &Manager{cfg: cfg, recovered: make(chan struct{})}
+	for _, dir := range []string{m.stateDir(""), m.runDir("")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make %s: %w", dir, err)
+		}
+	}
+	return m, nil
+}
+
+// Ready says why nothing can be started now, or nil. It reads memory only.
+func (m *Manager) Ready() error {
+	select {
+	case <-m.recovered:
+	default:
+		return kindf(ErrUnavailable, "podwright is still recovering its records")
+	}
+	if !m.keeper.Load().Connected() {
+		return kindf(ErrUnavailable, "the keeper is unreachable: nothing can be started or stopped until it answers again")
+	}
+	return nil
+}
+
+// Operations lists the creates under way, oldest first.
+func (m *Manager) Operations() []*Operation { return m.ops.list() }
+
+// Shutdown waits for running creates and exits to be recorded. Containers keep running.
+func (m *Manager) Shutdown(ctx context.Context) error {
+	err := m.ops.drain(ctx)
+	if client := m.keeper.Load(); client != nil {
+		err = errors.Join(err, client.Close())
+	}
+	done := make(chan struct{})
+	// Owner: this call; ends with the last exit being processed.
+	go func() {
+		m.exits.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = errors.Join(err, ctx.Err())
+	}
+	return err
+}
+
+// stateDir is where a container's writable layer and volumes are; with "" the directory of all.
+func (m *Manager) stateDir(id string) string { return filepath.Join(m.cfg.StateDir, "containers", id) }
+
+// runDir is where a container's FIFOs are; with "" the directory of all.
+func (m *Manager) runDir(id string) string { return filepath.Join(m.cfg.RunDir, "containers", id) }
+
+// How long things may take that outlive the call that asked for them.
+const (
+	createDeadline   = 4 * time.Minute  // the kubelet's own for RunPodSandbox
+	teardownDeadline = 2 * time.Minute  // CNI DEL has its own, shorter one
+	killDeadline     = 15 * time.Second // after it a process is stuck in the kernel
+)
+
+// teardownContext is for the way back: it outlives the call that failed or was cancelled, and ends by itself.
+func teardownContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), teardownDeadline)
+}
+
+// clock gives creation times that strictly increase, across restarts and steps of the system clock (B7).
+type clock struct{ last atomic.Int64 }
+
+func (c *clock) now() int64 {
+	for {
+		last := c.last.Load()
+		next := max(time.Now().UnixNano(), last+1)
+		if c.last.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// seen makes later times come after nanos.
+func (c *clock) seen(nanos int64) {
+	for {
+		last := c.last.Load()
+		if nanos <= last || c.last.CompareAndSwap(last, nanos) {
+			return
+		}
+	}
+}

@@ -1,0 +1,151 @@
+package podsandbox
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/podsandbox/record"
+)
+
+// sandbox is one sandbox in memory.
+//
+//	Creating ──> Ready ──Stop, lost netns──> NotReady ──Remove──> gone
+//	    └─ any failure ── teardown ──> gone, or NotReady where the way back did not finish
+type sandbox struct {
+	id     string
+	config *criv1.PodSandboxConfig // never changed
+	digest [sha256.Size]byte       // of config
+	op     opLock                  // serialises Run, Stop, Remove
+
+	// commit serialises writers of the record, on disk and here; readers take cur without it.
+	commit sync.Mutex
+	cur    atomic.Pointer[record.Sandbox]
+}
+
+func (s *sandbox) record() *record.Sandbox { return s.cur.Load() }
+
+// container is one container in memory.
+//
+//	Creating ──> Created ──Start──> Running ──exit──> Exited ──Remove──> gone
+//	                └─ failed start ── Exited (StartError, 128)
+type container struct {
+	id     string
+	config *criv1.ContainerConfig // never changed
+	digest [sha256.Size]byte      // of config and sandbox
+	op     opLock                 // serialises Start and Remove; Stop passes through it
+
+	commit sync.Mutex
+	cur    atomic.Pointer[record.Container]
+	exited chan struct{} // closed once the record says Exited
+	stop   stopRequest
+	exec   atomic.Pointer[execTemplate] // made by the first exec
+}
+
+func (c *container) record() *record.Container { return c.cur.Load() }
+
+func newSandbox(rec *record.Sandbox, config *criv1.PodSandboxConfig, digest [sha256.Size]byte) *sandbox {
+	s := &sandbox{id: rec.ID, config: config, digest: digest, op: newOpLock()}
+	s.cur.Store(rec)
+	return s
+}
+
+func newContainer(rec *record.Container, config *criv1.ContainerConfig, digest [sha256.Size]byte) *container {
+	c := &container{id: rec.ID, config: config, digest: digest, op: newOpLock(), exited: make(chan struct{})}
+	c.cur.Store(rec)
+	if rec.Phase == record.ContainerExited {
+		close(c.exited)
+	}
+	return c
+}
+
+// table holds objects of one kind by id. Readers never wait for writers.
+type table[T any] struct {
+	byID sync.Map // id -> *T
+}
+
+func (t *table[T]) put(id string, v *T) { t.byID.Store(id, v) }
+func (t *table[T]) delete(id string)    { t.byID.Delete(id) }
+func (t *table[T]) each(fn func(*T)) {
+	t.byID.Range(func(_, v any) bool { fn(v.(*T)); return true })
+}
+
+// find takes a whole id or an unambiguous prefix of one (B6).
+func (t *table[T]) find(kind, id string) (*T, error) {
+	if v, ok := t.byID.Load(id); ok {
+		return v.(*T), nil
+	}
+	if id == "" {
+		return nil, kindf(ErrNotFound, "%s %q: not found", kind, id)
+	}
+	var found []*T
+	t.byID.Range(func(k, v any) bool {
+		if strings.HasPrefix(k.(string), id) {
+			found = append(found, v.(*T))
+		}
+		return len(found) < 2
+	})
+	switch len(found) {
+	case 0:
+		return nil, kindf(ErrNotFound, "%s %q: not found", kind, id)
+	case 1:
+		return found[0], nil
+	}
+	return nil, kindf(ErrInvalid, "%s %q: the prefix fits more than one id", kind, id)
+}
+
+// changeSandbox writes what change makes of the record, to disk first and then to memory.
+func (m *Manager) changeSandbox(s *sandbox, change func(*record.Sandbox)) error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	next := *s.record()
+	change(&next)
+	if err := m.cfg.Records.PutSandbox(&next); err != nil {
+		return fmt.Errorf("record sandbox %s: %w", s.id, err)
+	}
+	s.cur.Store(&next)
+	return nil
+}
+
+// changeContainer does the same for a container; change answers false to leave it as it is.
+func (m *Manager) changeContainer(c *container, change func(*record.Container) bool) error {
+	c.commit.Lock()
+	defer c.commit.Unlock()
+	was := c.record()
+	next := *was
+	if !change(&next) {
+		return nil
+	}
+	if err := m.cfg.Records.PutContainer(&next); err != nil {
+		return fmt.Errorf("record container %s: %w", c.id, err)
+	}
+	c.cur.Store(&next)
+	if next.Phase == record.ContainerExited && was.Phase != record.ContainerExited {
+		close(c.exited)
+	}
+	return nil
+}
+
+// containersOf gives the containers of a sandbox.
+func (m *Manager) containersOf(sandboxID string) []*container {
+	var list []*container
+	m.containers.each(func(c *container) {
+		if c.record().SandboxID == sandboxID {
+			list = append(list, c)
+		}
+	})
+	return list
+}
+
+// sandboxKey is the identity a client gives a sandbox; containerKey that of a container.
+func sandboxKey(md *criv1.PodSandboxMetadata) string {
+	return fmt.Sprintf("sandbox %s/%s/%s/%d", md.GetNamespace(), md.GetName(), md.GetUid(), md.GetAttempt())
+}
+
+func containerKey(sandboxID string, md *criv1.ContainerMetadata) string {
+	return fmt.Sprintf("container %s/%d in sandbox %s", md.GetName(), md.GetAttempt(), sandboxID)
+}

@@ -1,0 +1,323 @@
+package podsandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/namespace"
+	"github.com/podwright/podwright/runtime/wire"
+)
+
+// What is reported of containers whose end nobody saw. 255 is what the field uses (B12).
+const (
+	lostCode       = 255
+	reasonUnknown  = "Unknown"
+	reasonOrphaned = "Orphaned"
+	reasonCodeLost = "ExitCodeLost"
+)
+
+// Start recovers every record against what kernel and keeper say, in one pass by the table of docs/architecture.md, and
+// then serves. It runs before the socket opens. One bad record or failed step is logged and never fatal.
+func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
+	m.keeper.Store(client)
+	loaded, err := m.cfg.Records.Load()
+	if err != nil {
+		return fmt.Errorf("load records: %w", err)
+	}
+	m.keepBad(ctx, loaded.Bad)
+	children, err := client.List(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the keeper for its processes: %w", err)
+	}
+	r := &recovery{m: m, client: client, children: map[string]wire.Child{}}
+	for _, child := range children {
+		r.children[child.ID] = child
+	}
+	for i := range loaded.Sandboxes {
+		r.loadSandbox(ctx, &loaded.Sandboxes[i])
+	}
+	for i := range loaded.Containers {
+		r.loadContainer(ctx, &loaded.Containers[i])
+	}
+	m.sandboxes.each(func(s *sandbox) { r.sandbox(ctx, s) })
+	m.containers.each(func(c *container) { r.container(ctx, c) })
+	r.strangers(ctx)
+	close(m.recovered)
+	return nil
+}
+
+// recovery is one pass; children that a record claims are deleted from the map, the rest are nobody's.
+type recovery struct {
+	m        *Manager
+	client   *keeper.Client
+	children map[string]wire.Child
+}
+
+func (r *recovery) loadSandbox(ctx context.Context, rec *record.Sandbox) {
+	config := &criv1.PodSandboxConfig{}
+	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
+	digest, digestErr := digestOf(config)
+	if err := errors.Join(err, digestErr); err != nil {
+		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: "sandbox", Err: err}})
+		return
+	}
+	r.m.clock.seen(rec.CreatedNanos)
+	r.m.sandboxes.put(rec.ID, newSandbox(rec, config, digest))
+	r.m.sandboxKeys.Store(sandboxKey(config.GetMetadata()), rec.ID)
+}
+
+func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
+	config := &criv1.ContainerConfig{}
+	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
+	digest, digestErr := digestOf(config)
+	if err := errors.Join(err, digestErr); err != nil {
+		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: "container", Err: err}})
+		return
+	}
+	r.m.clock.seen(rec.CreatedNanos)
+	if err := r.m.cfg.Images.Hold(rec.ImageID, rec.ID); err != nil && rec.Phase != record.ContainerCreating {
+		klog.FromContext(ctx).Error(err, "Could not hold the image of a recovered container", "containerID", rec.ID, "image", rec.ImageID)
+	}
+	r.m.containers.put(rec.ID, newContainer(rec, config, digest))
+	r.m.containerKey.Store(containerKey(rec.SandboxID, config.GetMetadata()), rec.ID)
+}
+
+// sandbox brings one sandbox's record in line with the kernel.
+func (r *recovery) sandbox(ctx context.Context, s *sandbox) {
+	rec := s.record()
+	child, known := r.children[s.id]
+	delete(r.children, s.id)
+	log := klog.FromContext(ctx)
+	switch {
+	case rec.Phase == record.SandboxCreating:
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		if err := r.m.teardownSandbox(back, s); err != nil {
+			log.Error(err, "Left a sandbox whose creation was interrupted", "sandboxID", s.id)
+			r.notReady(ctx, s, err.Error())
+		}
+	case rec.Phase == record.SandboxNotReady:
+		if rec.BootID != r.m.cfg.BootID {
+			r.notReady(ctx, s, rec.Reason)
+		}
+	case rec.BootID != r.m.cfg.BootID:
+		r.notReady(ctx, s, "the node was restarted")
+	case !r.namespacesAlive(s):
+		r.notReady(ctx, s, "its network namespace is gone")
+	case rec.ReaperPID != 0 && (!known || child.Exit != nil) && !r.adoptReaper(ctx, s):
+		r.notReady(ctx, s, "its PID 1 is gone")
+	}
+}
+
+func (r *recovery) notReady(ctx context.Context, s *sandbox, reason string) {
+	err := r.m.changeSandbox(s, func(rec *record.Sandbox) {
+		rec.Phase, rec.Reason = record.SandboxNotReady, reason
+		if rec.BootID != r.m.cfg.BootID {
+			rec.ReaperPID, rec.ReaperStartTime, rec.BootID = 0, 0, r.m.cfg.BootID
+		}
+	})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not record a sandbox as not ready", "sandboxID", s.id)
+	}
+}
+
+func (r *recovery) namespacesAlive(s *sandbox) bool {
+	own := spec.SandboxNamespaces(s.config)
+	for kind, has := range map[namespace.Kind]bool{namespace.Net: own.Net, namespace.IPC: own.IPC, namespace.UTS: own.UTS} {
+		if has && !r.m.cfg.Namespaces.Alive(s.id, kind) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *recovery) adoptReaper(ctx context.Context, s *sandbox) bool {
+	rec := s.record()
+	process := wire.Process{PID: rec.ReaperPID, StartTime: rec.ReaperStartTime}
+	if !sameProcess(process) {
+		return false
+	}
+	err := r.client.Adopt(ctx, keeper.Adopt{Child: wire.Child{ID: s.id, Kind: wire.KindReaper, Process: process}})
+	return err == nil
+}
+
+// container brings one container's record in line with kernel and keeper.
+func (r *recovery) container(ctx context.Context, c *container) {
+	rec := c.record()
+	child, known := r.children[c.id]
+	delete(r.children, c.id)
+	switch {
+	case rec.Phase == record.ContainerCreating:
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		if err := r.m.teardownContainer(back, c); err != nil {
+			klog.FromContext(ctx).Error(err, "Left a container whose creation was interrupted", "containerID", c.id)
+		}
+	case rec.Phase == record.ContainerExited:
+		r.clean(ctx, c)
+	case rec.BootID != r.m.cfg.BootID && rec.Phase == record.ContainerRunning:
+		r.lost(ctx, c, reasonUnknown, "the node was restarted while the container ran")
+	case known:
+		r.running(ctx, c, child)
+	case rec.Phase == record.ContainerRunning:
+		r.unknown(ctx, c)
+	}
+}
+
+// running: the keeper has it. A container recorded as created was being started when the daemon ended.
+func (r *recovery) running(ctx context.Context, c *container, child wire.Child) {
+	err := r.m.changeContainer(c, func(rec *record.Container) bool {
+		if rec.Phase == record.ContainerRunning {
+			return false
+		}
+		rec.Phase, rec.PID, rec.StartTime, rec.StartedNanos = record.ContainerRunning, child.Process.PID, child.Process.StartTime, time.Now().UnixNano()
+		return true
+	})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not record a running container", "containerID", c.id)
+		return
+	}
+	if child.Exit != nil {
+		if err := r.m.finish(ctx, c, *child.Exit); err != nil {
+			klog.FromContext(ctx).Error(err, "Could not record an exit; the keeper keeps it", "containerID", c.id)
+		}
+	}
+}
+
+// unknown: the keeper does not know a container that is recorded as running. An exit file tells its end; else the
+// process is adopted if it is proven to be the same; else what is left of it is killed.
+func (r *recovery) unknown(ctx context.Context, c *container) {
+	rec := c.record()
+	log := klog.FromContext(ctx)
+	if exit, exited, err := r.client.Exit(ctx, c.id); err == nil && exited {
+		if err := r.m.finish(ctx, c, exit); err != nil {
+			log.Error(err, "Could not record an exit; the keeper keeps it", "containerID", c.id)
+		}
+		return
+	}
+	process := wire.Process{PID: rec.PID, StartTime: rec.StartTime}
+	if sameProcess(process) {
+		err := r.adopt(ctx, c, process)
+		if err == nil {
+			log.Info("Adopted a container that its keeper had lost", "containerID", c.id, "pid", rec.PID)
+			return
+		}
+		log.Error(err, "Could not adopt a running container", "containerID", c.id, "pid", rec.PID)
+	}
+	populated, err := r.m.cfg.Cgroups.Populated(rec.CgroupPath)
+	if err == nil && populated {
+		r.lost(ctx, c, reasonOrphaned, "its first process was gone and others of it still ran; they were killed")
+		return
+	}
+	r.lost(ctx, c, reasonCodeLost, "it ended while nobody could see its exit code")
+}
+
+func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process) error {
+	rec := c.record()
+	a := keeper.Adopt{Child: wire.Child{ID: c.id, Kind: wire.KindContainer, Terminal: c.config.GetTty(), Process: process}}
+	if !c.config.GetTty() {
+		s := &streams{}
+		defer s.close()
+		if err := s.open(r.m.runDir(c.id), int(rec.UID), int(rec.GID), false, c.config.GetStdin()); err != nil {
+			return err
+		}
+		if rec.LogPath != "" {
+			log, err := openLog(filepath.Dir(rec.LogPath), filepath.Base(rec.LogPath))
+			if err != nil {
+				return err
+			}
+			s.log = log
+		}
+		a.StdoutRead, a.StderrRead, a.StdinWrite, a.Log = s.stdoutRead, s.stderrRead, s.stdinWrite, s.log
+		return r.client.Adopt(ctx, a)
+	}
+	return r.client.Adopt(ctx, a)
+}
+
+// lost records an end that nobody saw, after what is left of the container was killed.
+func (r *recovery) lost(ctx context.Context, c *container, reason, message string) {
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	log := klog.FromContext(ctx)
+	if err := r.m.releaseRun(back, c); err != nil {
+		log.Error(err, "Left parts of a lost container until its removal", "containerID", c.id)
+	}
+	err := r.m.changeContainer(c, func(rec *record.Container) bool {
+		rec.Phase, rec.ExitCode, rec.Reason, rec.Message = record.ContainerExited, lostCode, reason, message
+		rec.FinishedNanos = max(time.Now().UnixNano(), rec.StartedNanos)
+		return true
+	})
+	if err != nil {
+		log.Error(err, "Could not record a lost container", "containerID", c.id)
+	}
+}
+
+// clean finishes what an exit's processing could not.
+func (r *recovery) clean(ctx context.Context, c *container) {
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	if err := errors.Join(r.m.releaseRun(back, c), forget(back, r.client, c.id)); err != nil {
+		klog.FromContext(ctx).Error(err, "Left parts of an exited container until its removal", "containerID", c.id)
+	}
+}
+
+// strangers ends what the keeper has and no record claims: execs whose caller is gone, and creates that left no record.
+func (r *recovery) strangers(ctx context.Context) {
+	for id := range r.children {
+		klog.FromContext(ctx).Info("Ended a process that no record claims", "keeperID", id)
+		if err := r.client.ForgetKill(ctx, id); err != nil {
+			klog.FromContext(ctx).Error(err, "Could not end a process that no record claims", "keeperID", id)
+		}
+	}
+}
+
+// keepBad lists records that could not be used; they stay on disk until they are removed.
+func (m *Manager) keepBad(ctx context.Context, bad []record.Bad) {
+	if len(bad) == 0 {
+		return
+	}
+	all := append([]record.Bad{}, m.badRecords("")...)
+	for _, b := range bad {
+		klog.FromContext(ctx).Error(b.Err, "Kept a record that cannot be read; it is listed as not ready", "kind", b.Kind, "id", b.ID, "path", b.Path)
+		all = append(all, b)
+	}
+	m.bad.Store(&all)
+}
+
+// badRecords gives the unreadable records of one kind, or all for "".
+func (m *Manager) badRecords(kind string) []record.Bad {
+	all := m.bad.Load()
+	if all == nil {
+		return nil
+	}
+	var list []record.Bad
+	for _, b := range *all {
+		if kind == "" || b.Kind == kind {
+			list = append(list, b)
+		}
+	}
+	return list
+}
+
+// sameProcess says whether the process that has the pid now is the one that was recorded.
+func sameProcess(p wire.Process) bool {
+	if p.PID <= 0 {
+		return false
+	}
+	now, err := readMember(p.PID)
+	if errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	return err == nil && now.start == p.StartTime && now.state != 'Z'
+}

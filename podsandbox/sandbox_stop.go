@@ -1,0 +1,187 @@
+package podsandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/podwright/podwright/cni"
+	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/podsandbox/spec"
+)
+
+// StopSandbox kills what runs in the sandbox and gives its network and namespaces back; it may be repeated, and
+// an unknown id is success. What fails is tried again by the next Stop.
+func (m *Manager) StopSandbox(ctx context.Context, id string) error {
+	s, err := m.sandboxes.find("sandbox", id)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.op.lock(ctx, "stop sandbox "+s.id); err != nil {
+		return err
+	}
+	defer s.op.unlock()
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	if err := m.stopSandbox(back, s); err != nil {
+		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// RemoveSandbox stops the sandbox and removes it with all its containers; an unknown id is success.
+func (m *Manager) RemoveSandbox(ctx context.Context, id string) error {
+	s, err := m.sandboxes.find("sandbox", id)
+	if errors.Is(err, ErrNotFound) {
+		return m.removeBad(id)
+	}
+	if err != nil {
+		return err
+	}
+	if err := s.op.lock(ctx, "remove sandbox "+s.id); err != nil {
+		return err
+	}
+	defer s.op.unlock()
+	back, cancel := teardownContext(ctx)
+	defer cancel()
+	err = m.stopSandbox(back, s)
+	for _, c := range m.containersOf(s.id) {
+		err = errors.Join(err, m.RemoveContainer(back, c.id))
+	}
+	if err == nil {
+		err = m.teardownSandbox(back, s)
+	}
+	if err != nil {
+		return fmt.Errorf("remove sandbox %s: %w", s.id, err)
+	}
+	return nil
+}
+
+// stopSandbox leaves the sandbox not ready, with nothing running and no network.
+func (m *Manager) stopSandbox(ctx context.Context, s *sandbox) error {
+	if s.record().Phase != record.SandboxNotReady {
+		// From here on no container starts in it (B15).
+		if err := m.changeSandbox(s, func(r *record.Sandbox) { r.Phase = record.SandboxNotReady }); err != nil {
+			return err
+		}
+	}
+	if err := m.killContainers(ctx, s); err != nil {
+		return err
+	}
+	return m.release(ctx, s)
+}
+
+func (m *Manager) killContainers(ctx context.Context, s *sandbox) error {
+	list := m.containersOf(s.id)
+	errs := make([]error, len(list))
+	var wait sync.WaitGroup
+	for i, c := range list {
+		wait.Add(1)
+		// Owner: this call, which waits; each ends by killDeadline.
+		go func() {
+			defer wait.Done()
+			errs[i] = m.StopContainer(ctx, c.id, 0)
+		}()
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+// release gives back what acquire took, in reverse order. Every step may have been done before.
+func (m *Manager) release(ctx context.Context, s *sandbox) error {
+	var errs []error
+	if err := m.stopReaper(ctx, s); err != nil {
+		errs = append(errs, fmt.Errorf("end the sandbox's PID 1: %w", err))
+	}
+	if err := m.detach(ctx, s); err != nil {
+		// The namespace stays pinned: the plugins need it when DEL is tried again.
+		return errors.Join(append(errs, err)...)
+	}
+	if err := m.cfg.Namespaces.Remove(ctx, s.id); err != nil {
+		errs = append(errs, fmt.Errorf("remove namespaces: %w", err))
+	}
+	if err := m.cfg.Files.Remove(ctx, s.id); err != nil {
+		errs = append(errs, fmt.Errorf("remove files: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// detach runs CNI DEL from the stored attachment. After a reboot the namespace is gone and DEL still owed (B10).
+func (m *Manager) detach(ctx context.Context, s *sandbox) error {
+	rec := s.record()
+	if len(rec.Attachment) == 0 {
+		return nil
+	}
+	var attachment cni.Attachment
+	if err := json.Unmarshal(rec.Attachment, &attachment); err != nil {
+		return fmt.Errorf("read the network attachment: %w", err)
+	}
+	if err := m.cfg.Network.Detach(ctx, m.cniPod(s), &attachment); err != nil {
+		return fmt.Errorf("detach network: %w", err)
+	}
+	return m.changeSandbox(s, func(r *record.Sandbox) { r.Attachment = nil })
+}
+
+func (m *Manager) stopReaper(ctx context.Context, s *sandbox) error {
+	if spec.SandboxNamespaces(s.config).PID != spec.PIDShared {
+		return nil
+	}
+	var errs []error
+	if s.record().ReaperPID != 0 {
+		errs = append(errs, m.killProcess(ctx, s.id))
+	}
+	group := m.reaperCgroup(s)
+	if err := m.cfg.Cgroups.Kill(ctx, group); err != nil {
+		errs = append(errs, err)
+	}
+	if err := m.cfg.Cgroups.Remove(ctx, group); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return m.changeSandbox(s, func(r *record.Sandbox) { r.ReaperPID, r.ReaperStartTime = 0, 0 })
+}
+
+// teardownSandbox is the one way back of a failed create, of Remove and of recovery. The record goes last, and
+// stays if anything failed.
+func (m *Manager) teardownSandbox(ctx context.Context, s *sandbox) error {
+	if err := m.release(ctx, s); err != nil {
+		return err
+	}
+	if s.config.GetLinux().GetCgroupParent() == "" {
+		// podwright's own parent group goes with its last pod; a busy one is still needed.
+		m.cfg.Cgroups.RemoveEmpty(m.cfg.CgroupParent)
+	}
+	if err := m.cfg.Records.DeleteSandbox(s.id); err != nil {
+		return fmt.Errorf("delete record: %w", err)
+	}
+	m.sandboxes.delete(s.id)
+	m.sandboxKeys.CompareAndDelete(sandboxKey(s.config.GetMetadata()), s.id)
+	return nil
+}
+
+// removeBad forgets a record that could not be read, when it is asked for by its id.
+func (m *Manager) removeBad(id string) error {
+	bad := m.bad.Load()
+	if bad == nil {
+		return nil
+	}
+	var rest []record.Bad
+	for _, b := range *bad {
+		if b.ID != id || b.Kind != "sandbox" {
+			rest = append(rest, b)
+			continue
+		}
+		if err := m.cfg.Records.DeleteSandbox(id); err != nil {
+			return fmt.Errorf("remove sandbox %s: delete its unreadable record: %w", id, err)
+		}
+	}
+	m.bad.Store(&rest)
+	return nil
+}
