@@ -33,3 +33,6 @@ func invalid(field, value, problem string, args ...any) error {
 	}
 	return &FieldError{Field: field, Value: value, Problem: fmt.Sprintf(problem, args...)}
 }
+
+// ErrUnsupported is wrapped where a spec asks for something OCI knows and the native runtime does not do.
+var ErrUnsupported = errors.New("not supported by the native runtime")

@@ -1,0 +1,217 @@
+package spec
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const workloadUmask = 0o022
+
+// Container derives the OCI spec. It validates Config first; nothing of the image gets further than command,
+// environment, user, directory, volumes and stop signal, and no label of it anywhere (CVE-2026-53488).
+func Container(in ContainerInput) (*specs.Spec, error) {
+	if err := ValidateContainer(in.Config, in.Sandbox.Config, in.Node); err != nil {
+		return nil, err
+	}
+	if err := checkImage(in.Image); err != nil {
+		return nil, err
+	}
+	security := in.Config.GetLinux().GetSecurityContext()
+	caps, err := capabilitiesOf(security, in.Node)
+	if err != nil {
+		return nil, err
+	}
+	process, err := processOf(&in, caps)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := mountsOf(&in)
+	if err != nil {
+		return nil, err
+	}
+	linux, err := linuxOf(&in)
+	if err != nil {
+		return nil, err
+	}
+	s := &specs.Spec{
+		Version:     specs.Version,
+		Process:     process,
+		Root:        &specs.Root{Path: in.Root, Readonly: security.GetReadonlyRootfs()},
+		Mounts:      mounts,
+		Linux:       linux,
+		Annotations: annotationsOf(&in),
+	}
+	setNotes(s, notesOf(&in, caps))
+	return s, nil
+}
+
+func processOf(in *ContainerInput, caps capabilitySet) (*specs.Process, error) {
+	security := in.Config.GetLinux().GetSecurityContext()
+	args, err := argsOf(in.Config, in.Image)
+	if err != nil {
+		return nil, err
+	}
+	id, err := resolveUser(security, in.Image.User, in.Passwd, in.Group)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := StopSignal(in.Config, in.Image); err != nil {
+		return nil, err
+	}
+	score, _ := oomScore(in.Config.GetLinux().GetResources(), in.Node)
+	return &specs.Process{
+		Terminal: in.Config.GetTty(),
+		User:     specs.User{UID: id.uid, GID: id.gid, AdditionalGids: id.groups, Umask: ptr(uint32(workloadUmask))},
+		Args:     args,
+		Env:      envOf(in, id.home),
+		Cwd:      cwdOf(in.Config, in.Image),
+
+		Capabilities:    caps.oci(),
+		Rlimits:         slices.Clone(in.Node.Rlimits),
+		NoNewPrivileges: security.GetNoNewPrivs(),
+		OOMScoreAdj:     ptr(score),
+	}, nil
+}
+
+func linuxOf(in *ContainerInput) (*specs.Linux, error) {
+	security := in.Config.GetLinux().GetSecurityContext()
+	resources, err := Resources(in.Config.GetLinux().GetResources(), in.Node)
+	if err != nil {
+		return nil, err
+	}
+	if in.Node.PidsLimit > 0 {
+		if err := need(in.Node, "pids", "pids"); err != nil {
+			return nil, err
+		}
+		resources.Pids = &specs.LinuxPids{Limit: ptr(in.Node.PidsLimit)}
+	}
+	nodes, rules, err := devicesOf(in)
+	if err != nil {
+		return nil, err
+	}
+	resources.Devices = rules
+	namespaces, err := namespacesOf(in)
+	if err != nil {
+		return nil, err
+	}
+	linux := &specs.Linux{
+		Namespaces:        namespaces,
+		Devices:           nodes,
+		CgroupsPath:       in.CgroupsPath,
+		Resources:         resources,
+		RootfsPropagation: rootPropagation(in.Config),
+	}
+	if !security.GetPrivileged() {
+		linux.Seccomp = in.Seccomp
+		linux.MaskedPaths = slices.Clone(security.GetMaskedPaths())
+		linux.ReadonlyPaths = slices.Clone(security.GetReadonlyPaths())
+	}
+	return linux, nil
+}
+
+func namespacesOf(in *ContainerInput) ([]specs.LinuxNamespace, error) {
+	of := SandboxNamespaces(in.Sandbox.Config)
+	pid, err := containerPID(in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(), in.Sandbox.Config)
+	if err != nil {
+		return nil, err
+	}
+	var list []specs.LinuxNamespace
+	for _, ns := range []struct {
+		kind specs.LinuxNamespaceType
+		own  bool
+		path string
+	}{
+		{specs.NetworkNamespace, of.Net, in.Sandbox.NetPath}, {specs.IPCNamespace, of.IPC, in.Sandbox.IPCPath},
+		{specs.UTSNamespace, of.UTS, in.Sandbox.UTSPath}, {specs.PIDNamespace, pid == PIDShared, in.Sandbox.PIDPath},
+	} {
+		if !ns.own {
+			continue
+		}
+		if ns.path == "" { // never a new one by accident, and never the host's
+			return nil, invalid("sandbox", string(ns.kind), "it has no such namespace to join")
+		}
+		list = append(list, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
+	}
+	if pid == PIDPrivate {
+		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})
+	}
+	return append(list, specs.LinuxNamespace{Type: specs.MountNamespace}, specs.LinuxNamespace{Type: specs.CgroupNamespace}), nil
+}
+
+// annotationsOf tells external runtimes (Kata, gVisor) what they look for; the names are containerd's, which they read.
+func annotationsOf(in *ContainerInput) map[string]string {
+	meta := in.Sandbox.Config.GetMetadata()
+	return map[string]string{
+		"io.kubernetes.cri.container-type":    "container",
+		"io.kubernetes.cri.container-name":    in.Config.GetMetadata().GetName(),
+		"io.kubernetes.cri.sandbox-id":        in.Sandbox.ID,
+		"io.kubernetes.cri.sandbox-name":      meta.GetName(),
+		"io.kubernetes.cri.sandbox-namespace": meta.GetNamespace(),
+		"io.kubernetes.cri.sandbox-uid":       meta.GetUid(),
+		"io.kubernetes.cri.image-name":        in.Config.GetImage().GetImage(),
+	}
+}
+
+// notesAnnotation carries the notes with the spec, so that they are there again after a restart.
+const notesAnnotation = "podwright.notes"
+
+func setNotes(s *specs.Spec, notes []string) {
+	if len(notes) > 0 {
+		s.Annotations[notesAnnotation] = strings.Join(notes, "\n")
+	}
+}
+
+// Notes gives what Container wrote down as weaker than asked, for the isolation report.
+func Notes(s *specs.Spec) []string {
+	if all := s.Annotations[notesAnnotation]; all != "" {
+		return strings.Split(all, "\n")
+	}
+	return nil
+}
+
+func notesOf(in *ContainerInput, caps capabilitySet) []string {
+	var notes []string
+	security := in.Config.GetLinux().GetSecurityContext()
+	if score, clamped := oomScore(in.Config.GetLinux().GetResources(), in.Node); clamped {
+		notes = append(notes, "oom_score_adj "+strconv.FormatInt(in.Config.GetLinux().GetResources().GetOomScoreAdj(), 10)+
+			" raised to "+strconv.Itoa(score)+": lower needs CAP_SYS_RESOURCE")
+	}
+	if caps.missing != 0 {
+		notes = append(notes, "default capabilities the runtime itself lacks: "+strings.Join(capabilityList(caps.missing), " "))
+	}
+	if security.GetPrivileged() {
+		if lacking := uint64(1<<len(capabilityNames)-1) &^ caps.held; lacking != 0 {
+			notes = append(notes, "privileged without "+strings.Join(capabilityList(lacking), " ")+", which the runtime itself lacks")
+		}
+	}
+	if selinuxAsked(security.GetSelinuxOptions()) || selinuxAsked(in.Sandbox.Config.GetLinux().GetSecurityContext().GetSelinuxOptions()) {
+		notes = append(notes, "selinux_options are not enforced: the kernel has no SELinux")
+	}
+	if apparmorAsked(security) && !in.Node.AppArmor {
+		notes = append(notes, "AppArmor RuntimeDefault is not enforced: the kernel has no AppArmor")
+	} else if in.Node.AppArmor {
+		notes = append(notes, "AppArmor does not confine this container: profiles are not supported yet")
+	}
+	if r := in.Config.GetLinux().GetResources(); r.GetMemorySwapLimitInBytes() != 0 && !in.Node.SwapLimit {
+		notes = append(notes, "memory_swap_limit_in_bytes is not enforced: the kernel has no swap accounting")
+	}
+	if n := unknownBytes(in.Config.ProtoReflect()) + unknownBytes(in.Sandbox.Config.ProtoReflect()); n > 0 {
+		notes = append(notes, strconv.Itoa(n)+" bytes of the request are fields newer than this podwright")
+	}
+	return notes
+}
+
+func selinuxAsked(o *criv1.SELinuxOption) bool {
+	return o.GetUser() != "" || o.GetRole() != "" || o.GetType() != "" || o.GetLevel() != ""
+}
+
+func apparmorAsked(security *criv1.LinuxContainerSecurityContext) bool {
+	if profile := security.GetApparmor(); profile != nil {
+		return profile.GetProfileType() == criv1.SecurityProfile_RuntimeDefault
+	}
+	return security.GetApparmorProfile() == "runtime/default"
+}

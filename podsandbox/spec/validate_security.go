@@ -1,0 +1,238 @@
+package spec
+
+import (
+	"math"
+	"path"
+	"strconv"
+	"strings"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const contextField = "linux.security_context."
+
+func checkSandboxSecurity(security *criv1.LinuxSandboxSecurityContext, node Node) error {
+	if err := checkNamespaceOptions(security.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	if err := checkSELinux(security.GetSelinuxOptions(), node); err != nil {
+		return err
+	}
+	if security.GetRunAsGroup() != nil && security.GetRunAsUser() == nil {
+		return invalid(contextField+"run_as_group", groupText(security.GetRunAsGroup()), "needs run_as_user")
+	}
+	return nil
+}
+
+func checkContainerSecurity(config *criv1.ContainerConfig, sandbox *criv1.PodSandboxConfig, node Node) error {
+	security := config.GetLinux().GetSecurityContext()
+	if security.GetPrivileged() && !sandbox.GetLinux().GetSecurityContext().GetPrivileged() {
+		return invalid(contextField+"privileged", "true", "the sandbox is not privileged")
+	}
+	if err := checkNamespaceOptions(security.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	if _, err := containerPID(security.GetNamespaceOptions(), sandbox); err != nil {
+		return err
+	}
+	if err := checkSELinux(security.GetSelinuxOptions(), node); err != nil {
+		return err
+	}
+	if err := checkIdentity(security); err != nil {
+		return err
+	}
+	if _, err := capabilitiesOf(security, node); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		field string
+		list  []string
+	}{{"masked_paths", security.GetMaskedPaths()}, {"readonly_paths", security.GetReadonlyPaths()}} {
+		for _, p := range f.list {
+			if err := checkAbsolute(contextField+f.field, p); err != nil {
+				return err
+			}
+			if path.Clean(p) == "/" {
+				return invalid(contextField+f.field, p, "the root has a field of its own")
+			}
+		}
+	}
+	if _, _, err := SeccompProfile(config); err != nil {
+		return err
+	}
+	return checkAppArmor(security, node)
+}
+
+// checkNamespaceOptions holds for sandbox and container. Unset reads as POD.
+func checkNamespaceOptions(options *criv1.NamespaceOption) error {
+	for _, f := range []struct {
+		field string
+		mode  criv1.NamespaceMode
+	}{{"network", options.GetNetwork()}, {"ipc", options.GetIpc()}} {
+		if f.mode != criv1.NamespaceMode_POD && f.mode != criv1.NamespaceMode_NODE {
+			return invalid(contextField+"namespace_options."+f.field, f.mode.String(), "want POD or NODE")
+		}
+	}
+	if mode := options.GetPid(); mode == criv1.NamespaceMode_TARGET {
+		return invalid(contextField+"namespace_options.pid", mode.String(), "PID namespaces of other containers are not supported yet")
+	}
+	userns := options.GetUsernsOptions()
+	if userns != nil && userns.GetMode() != criv1.NamespaceMode_NODE {
+		return invalid(contextField+"namespace_options.userns_options.mode", userns.GetMode().String(), "%s", noUserns)
+	}
+	return nil
+}
+
+// containerPID decides whose PID namespace a container gets. Network and IPC are always the sandbox's: a container
+// that says nothing reads as POD, so only an explicit NODE can contradict.
+func containerPID(options *criv1.NamespaceOption, sandbox *criv1.PodSandboxConfig) (PIDMode, error) {
+	of := SandboxNamespaces(sandbox)
+	for _, f := range []struct {
+		field string
+		mode  criv1.NamespaceMode
+		own   bool
+	}{{"network", options.GetNetwork(), of.Net}, {"ipc", options.GetIpc(), of.IPC}} {
+		if f.mode == criv1.NamespaceMode_NODE && f.own {
+			return 0, invalid(contextField+"namespace_options."+f.field, f.mode.String(), "the sandbox has a namespace of its own")
+		}
+	}
+	if options == nil {
+		return of.PID, nil
+	}
+	const field = contextField + "namespace_options.pid"
+	switch mode := options.GetPid(); {
+	case mode == criv1.NamespaceMode_CONTAINER:
+		return PIDPrivate, nil
+	case mode == criv1.NamespaceMode_NODE && of.PID != PIDHost:
+		return 0, invalid(field, mode.String(), "the sandbox has no access to the node's processes")
+	case mode == criv1.NamespaceMode_POD && of.PID == PIDPrivate:
+		return 0, invalid(field, mode.String(), "the sandbox has no PID namespace its containers share")
+	}
+	return of.PID, nil
+}
+
+func checkSELinux(options *criv1.SELinuxOption, node Node) error {
+	for _, f := range []struct{ field, value string }{{"user", options.GetUser()}, {"role", options.GetRole()},
+		{"type", options.GetType()}, {"level", options.GetLevel()}} {
+		if f.value == "" {
+			continue
+		}
+		if node.SELinux {
+			return invalid(contextField+"selinux_options."+f.field, f.value, "SELinux is on and not supported yet")
+		}
+		if hasControl(f.value) || len(f.value) > nameBytes {
+			return invalid(contextField+"selinux_options."+f.field, f.value, "no part of a label")
+		}
+	}
+	return nil
+}
+
+func checkIdentity(security *criv1.LinuxContainerSecurityContext) error {
+	user, name, group := security.GetRunAsUser(), security.GetRunAsUsername(), security.GetRunAsGroup()
+	if user != nil && name != "" {
+		return invalid(contextField+"run_as_username", name, "run_as_user is set too")
+	}
+	if user != nil && !goodID(user.GetValue()) {
+		return invalid(contextField+"run_as_user", strconv.FormatInt(user.GetValue(), 10), "no user id")
+	}
+	if group != nil && user == nil && name == "" {
+		return invalid(contextField+"run_as_group", groupText(group), "needs run_as_user or run_as_username")
+	}
+	if group != nil && !goodID(group.GetValue()) {
+		return invalid(contextField+"run_as_group", groupText(group), "no group id")
+	}
+	if len(security.GetSupplementalGroups()) > maxGroups {
+		return invalid(contextField+"supplemental_groups", "", "more than %d", maxGroups)
+	}
+	for _, g := range security.GetSupplementalGroups() {
+		if !goodID(g) {
+			return invalid(contextField+"supplemental_groups", strconv.FormatInt(g, 10), "no group id")
+		}
+	}
+	return nil
+}
+
+func groupText(v *criv1.Int64Value) string { return strconv.FormatInt(v.GetValue(), 10) }
+
+// goodID bounds ids as Kubernetes does: the kernel's upper half holds (uid_t)-1 and is negative to 32-bit programs.
+func goodID(id int64) bool { return id >= 0 && id <= math.MaxInt32 }
+
+// checkAppArmor: nothing set is unconfined and reported so. RuntimeDefault means nothing where the kernel has no
+// AppArmor, and is refused where it has.
+func checkAppArmor(security *criv1.LinuxContainerSecurityContext, node Node) error {
+	const field = contextField + "apparmor"
+	if profile := security.GetApparmor(); profile != nil {
+		switch {
+		case profile.GetProfileType() == criv1.SecurityProfile_Localhost:
+			return invalid(field+".profile_type", "Localhost", "AppArmor profiles are not supported yet")
+		case profile.GetLocalhostRef() != "":
+			return invalid(field+".localhost_ref", profile.GetLocalhostRef(), "needs profile_type Localhost")
+		case profile.GetProfileType() == criv1.SecurityProfile_RuntimeDefault && node.AppArmor && !security.GetPrivileged():
+			return invalid(field+".profile_type", "RuntimeDefault", "AppArmor profiles are not supported yet")
+		}
+		return nil
+	}
+	switch old := security.GetApparmorProfile(); {
+	case old == "" || old == "unconfined":
+		return nil
+	case old == "runtime/default" && (!node.AppArmor || security.GetPrivileged()):
+		return nil
+	default:
+		return invalid(field+"_profile", old, "AppArmor profiles are not supported yet")
+	}
+}
+
+// SeccompKind says which profile is asked for.
+type SeccompKind int
+
+// The three profile types of the CRI.
+const (
+	SeccompUnconfined SeccompKind = iota
+	SeccompRuntimeDefault
+	SeccompLocalhost // with a path
+)
+
+// SeccompProfile reads the profile a container asks for; privileged is unconfined. No profile at all is unconfined, a
+// Localhost one without a path is an error, never unconfined (CVE-2023-2431).
+func SeccompProfile(config *criv1.ContainerConfig) (kind SeccompKind, profilePath string, err error) {
+	security := config.GetLinux().GetSecurityContext()
+	const field = contextField + "seccomp"
+	if profile := security.GetSeccomp(); profile != nil {
+		ref := profile.GetLocalhostRef()
+		switch profile.GetProfileType() {
+		case criv1.SecurityProfile_Localhost:
+			kind, profilePath = SeccompLocalhost, ref
+			err = checkAbsolute(field+".localhost_ref", ref)
+		case criv1.SecurityProfile_RuntimeDefault:
+			kind = SeccompRuntimeDefault
+		}
+		if kind != SeccompLocalhost && ref != "" {
+			err = invalid(field+".localhost_ref", ref, "needs profile_type Localhost")
+		}
+	} else {
+		kind, profilePath, err = oldSeccomp(security.GetSeccompProfilePath())
+	}
+	if err != nil {
+		return 0, "", err
+	}
+	if security.GetPrivileged() {
+		return SeccompUnconfined, "", nil
+	}
+	return kind, profilePath, nil
+}
+
+// oldSeccomp reads the deprecated string field, which counts where the new one is not set.
+func oldSeccomp(s string) (SeccompKind, string, error) {
+	const field = contextField + "seccomp_profile_path"
+	switch s {
+	case "", "unconfined":
+		return SeccompUnconfined, "", nil
+	case "runtime/default", "docker/default":
+		return SeccompRuntimeDefault, "", nil
+	}
+	ref, ok := strings.CutPrefix(s, "localhost/")
+	if !ok {
+		return 0, "", invalid(field, s, "no seccomp profile")
+	}
+	return SeccompLocalhost, ref, checkAbsolute(field, ref)
+}
