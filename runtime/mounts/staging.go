@@ -1,0 +1,119 @@
+package mounts
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
+)
+
+// mountDataLimit is one page with its final NUL: what mount(2) takes as data.
+const mountDataLimit = 4095
+
+// stagedOverlay makes an overlay with mount(2), for kernels before 6.5, without
+// showing it to the host: a thread in a mount namespace of its own mounts it,
+// takes a detached clone and ends, and the namespace goes with it.
+func stagedOverlay(src OverlaySource) (*os.File, error) {
+	type answer struct {
+		file *os.File
+		err  error
+	}
+	answers := make(chan answer, 1)
+	onOwnThread(func() {
+		file, err := stageOverlay(src)
+		answers <- answer{file, err}
+	})
+	a := <-answers
+	return a.file, a.err
+}
+
+// onOwnThread runs fn on a thread that ends with it, and waits. It is never the
+// process's first thread: Go can't end that one but parks it for good, and with
+// it the staging namespace and its mounts would stay; /proc/self would show them.
+func onOwnThread(fn func()) {
+	done := make(chan struct{})
+	// Owned by this call, which waits for it.
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
+		if unix.Gettid() != unix.Getpid() {
+			fn()
+			return
+		}
+		// While this goroutine holds the first thread, the next one can't get it.
+		onOwnThread(fn)
+		runtime.UnlockOSThread()
+	}()
+	<-done
+}
+
+func stageOverlay(src OverlaySource) (*os.File, error) {
+	// CLONE_NEWNS also gives the thread a working directory of its own.
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return nil, fmt.Errorf("unshare mount namespace: %w", err)
+	}
+	// Before any mount: nothing may travel back to the host.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, fmt.Errorf("make staging mounts private: %w", err)
+	}
+	// After the unshare: overlayfs clones its layers' mounts, and only those of the
+	// caller's own namespace.
+	layers, err := openLayers(src)
+	if err != nil {
+		return nil, err
+	}
+	defer layers.close()
+	// Layers are named by their descriptors relative to this directory, so that no
+	// path has to be escaped and 500 of them fit into one page.
+	if err := unix.Chdir("/proc/self/fd"); err != nil {
+		return nil, fmt.Errorf("chdir /proc/self/fd: %w", err)
+	}
+	data := overlayData(src, layers)
+	if len(data) > mountDataLimit {
+		return nil, fmt.Errorf("overlay of %d layers: options exceed one page: %w", len(src.Lower), ErrNotSupported)
+	}
+	target := fdName(layers.lower[0])
+	if err := unix.Mount("overlay", target, "overlay", 0, data); err != nil {
+		return nil, fmt.Errorf("mount overlay (%s): %w", data, err)
+	}
+	// The path leads to what is mounted on it, the descriptor to what is below.
+	tree, err := sys.OpenTree(nil, src.Lower[0], unix.OPEN_TREE_CLONE)
+	if err != nil {
+		return nil, err
+	}
+	attr := unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	if src.Upper == "" || src.ReadOnly {
+		attr.Attr_set = unix.MOUNT_ATTR_RDONLY
+	}
+	if err := sys.MountSetattr(tree, false, attr); err != nil {
+		tree.Close()
+		return nil, err
+	}
+	return tree, nil
+}
+
+func overlayData(src OverlaySource, layers *openedLayers) string {
+	var lower []string
+	for _, f := range layers.lower {
+		lower = append(lower, fdName(f))
+	}
+	options := []string{"index=off", "lowerdir=" + strings.Join(lower, ":")}
+	if src.Upper != "" {
+		options = append(options, "upperdir="+fdName(layers.upper), "workdir="+fdName(layers.work))
+		if src.Volatile {
+			options = append(options, "volatile")
+		}
+	}
+	if src.MountLabel != "" {
+		// Quoted, because the categories of a label are separated by commas.
+		options = append(options, `context="`+src.MountLabel+`"`)
+	}
+	return strings.Join(options, ",")
+}
+
+func fdName(f *os.File) string { return strconv.Itoa(int(f.Fd())) }
