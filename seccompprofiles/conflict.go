@@ -25,7 +25,9 @@ func FindConflict(spec *specs.LinuxSeccomp) *Conflict {
 					return &Conflict{Name: name, Rule: i, Earlier: earlier}
 				}
 			}
-			byName[name] = append(byName[name], i)
+			if known := byName[name]; len(known) == 0 || known[len(known)-1] != i {
+				byName[name] = append(known, i)
+			}
 		}
 	}
 	return nil

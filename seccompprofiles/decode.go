@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // knownArches are the architectures the format names. Which of them a filter is
@@ -67,13 +68,15 @@ func (d *decoder) fields(n *node, path string, field func(name, path string, val
 
 func (d *decoder) profile(n *node) *Profile {
 	p := &Profile{data: d.data}
-	var defaultAction, defaultErrno, archMap, architectures *node
+	var defaultAction, defaultErrno, defaultErrnoName, archMap, architectures *node
 	d.fields(n, "", func(name, path string, v *node) bool {
 		switch name {
 		case "defaultAction":
 			defaultAction, p.defaultAction = v, d.action(v, path)
 		case "defaultErrnoRet":
-			defaultErrno, p.defaultErrnoRet = v, d.errno(v, path)
+			defaultErrno = v
+		case "defaultErrno":
+			defaultErrnoName = v
 		case "archMap":
 			archMap = v
 			d.each(v, path, func(v *node, path string) { p.archMap = append(p.archMap, d.architecture(v, path)) })
@@ -82,6 +85,9 @@ func (d *decoder) profile(n *node) *Profile {
 		case "flags":
 			p.flags = d.flags(v, path)
 		case "syscalls":
+			if v != nil && len(v.items) > maxRules {
+				d.fail(v.offset, path, "more than 4096 rules")
+			}
 			d.each(v, path, func(v *node, path string) { p.rules = append(p.rules, d.rule(v, path)) })
 		case "listenerPath", "listenerMetadata":
 			if d.text(v, path) != "" {
@@ -95,9 +101,7 @@ func (d *decoder) profile(n *node) *Profile {
 	if defaultAction == nil {
 		d.fail(n.offset, "defaultAction", "missing")
 	}
-	if defaultErrno != nil && p.defaultAction != specs.ActErrno {
-		d.fail(defaultErrno.offset, "defaultErrnoRet", "only SCMP_ACT_ERRNO has an errno")
-	}
+	p.defaultErrnoRet = d.errno(p.defaultAction, defaultErrno, "defaultErrnoRet", defaultErrnoName, "defaultErrno")
 	if archMap != nil && architectures != nil && len(p.archMap) > 0 && len(p.architectures) > 0 {
 		d.fail(architectures.offset, "architectures", "archMap is given as well; use one of them")
 	}
@@ -125,7 +129,7 @@ func (d *decoder) architecture(n *node, path string) architecture {
 
 func (d *decoder) rule(n *node, path string) rule {
 	r := rule{offset: n.offset}
-	var names, single, action, errno *node
+	var names, single, action, errno, errnoName *node
 	d.fields(n, path, func(name, path string, v *node) bool {
 		switch name {
 		case "names":
@@ -139,7 +143,9 @@ func (d *decoder) rule(n *node, path string) rule {
 		case "action":
 			action, r.action = v, d.action(v, path)
 		case "errnoRet":
-			errno, r.errnoRet = v, d.errno(v, path)
+			errno = v
+		case "errno":
+			errnoName = v
 		case "args":
 			d.each(v, path, func(v *node, path string) { r.args = append(r.args, d.arg(v, path, r.args)) })
 		case "comment":
@@ -161,9 +167,8 @@ func (d *decoder) rule(n *node, path string) rule {
 		d.fail(single.offset, join(path, "name"), "names is given as well; use names")
 	case action == nil:
 		d.fail(n.offset, join(path, "action"), "missing")
-	case errno != nil && r.action != specs.ActErrno:
-		d.fail(errno.offset, join(path, "errnoRet"), "only SCMP_ACT_ERRNO has an errno")
 	}
+	r.errnoRet = d.errno(r.action, errno, join(path, "errnoRet"), errnoName, join(path, "errno"))
 	return r
 }
 
@@ -264,12 +269,44 @@ func (d *decoder) action(n *node, path string) specs.LinuxSeccompAction {
 	return action
 }
 
-func (d *decoder) errno(n *node, path string) *uint {
-	if n == nil {
-		return nil
+// errno is given as a number (errnoRet) or, in the way of containers/common, as
+// a name or number in a string (errno).
+func (d *decoder) errno(action specs.LinuxSeccompAction, ret *node, retPath string, name *node, namePath string) *uint {
+	var errno *uint
+	if ret != nil {
+		n := uint(d.number(ret, retPath, maxErrno))
+		errno = &n
 	}
-	errno := uint(d.number(n, path, maxErrno))
-	return &errno
+	if name != nil && d.text(name, namePath) != "" {
+		n, ok := errnoNamed(name.text)
+		switch {
+		case !ok:
+			d.fail(name.offset, namePath, "unknown errno "+quote(name.text))
+		case errno != nil && *errno != n:
+			d.fail(name.offset, namePath, "another errno than "+retPath[strings.LastIndexByte(retPath, '.')+1:]+"'s")
+		}
+		errno = &n
+	}
+	if errno != nil && action != specs.ActErrno {
+		at, path := ret, retPath
+		if at == nil {
+			at, path = name, namePath
+		}
+		d.fail(at.offset, path, "only SCMP_ACT_ERRNO has an errno")
+	}
+	return errno
+}
+
+func errnoNamed(s string) (uint, bool) {
+	if n, err := strconv.ParseUint(s, 10, 64); err == nil {
+		return uint(n), n <= maxErrno
+	}
+	for n := unix.Errno(1); n < 256; n++ {
+		if unix.ErrnoName(n) == s {
+			return uint(n), true
+		}
+	}
+	return 0, false
 }
 
 func (d *decoder) arch(n *node, path string) specs.Arch {

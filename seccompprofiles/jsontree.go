@@ -9,8 +9,9 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth is far above the 5 levels the format has; it bounds recursion.
-const maxDepth = 16
+// maxDepth and maxKeys are far above what the format has, 6 levels and 9 keys;
+// they bound recursion and the search for repeated keys.
+const maxDepth, maxKeys = 16, 64
 
 // Error says what is wrong with a profile and where. Line and Column start at
 // 1 and count characters; Path is the place in the JSON, such as
@@ -161,6 +162,9 @@ func (r *treeReader) object(n *node, path string, depth int) (*node, error) {
 			if k.name == name {
 				return nil, errorAt(r.data, at, join(path, name), "key given twice")
 			}
+		}
+		if len(n.keys) == maxKeys {
+			return nil, errorAt(r.data, at, path, "too many keys")
 		}
 		item, err := r.value(join(path, name), depth+1)
 		if err != nil {

@@ -26,6 +26,9 @@ var syscallNames string
 // maxProfileBytes bounds a profile; the default one has 13 KB.
 const maxProfileBytes = 1 << 20
 
+// maxRules is the kernel's BPF_MAXINSNS: more rules have no room in a filter.
+const maxRules = 4096
+
 // maxErrno is the kernel's MAX_ERRNO: greater values could not be told from a
 // result.
 const maxErrno = 4095

@@ -3,6 +3,7 @@ package seccompprofiles
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,11 @@ func TestParseNamesThePlace(t *testing.T) {
 		{"trace", rule(`"names": ["read"], "action": "SCMP_ACT_TRACE"`), "syscalls[1].action", 3, 33, "SCMP_ACT_TRACE is not supported"},
 		{"errno of ALLOW", rule(`"names": ["read"], "action": "SCMP_ACT_ALLOW", "errnoRet": 1`), "syscalls[1].errnoRet", 3, 63, "only SCMP_ACT_ERRNO"},
 		{"errno too great", rule(`"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 4096`), "syscalls[1].errnoRet", 3, 63, "0 to 4095"},
+		{"errno by a wrong name", rule(`"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "EPREM"`), "syscalls[1].errno", 3, 60, `unknown errno "EPREM"`},
+		{"two errnos", rule(`"names": ["read"], "action": "SCMP_ACT_ERRNO", "errno": "ENOSYS", "errnoRet": 1`), "syscalls[1].errno", 3, 60, "another errno than errnoRet's"},
+		{"errno name of ALLOW", rule(`"names": ["read"], "action": "SCMP_ACT_ALLOW", "errno": "1"`), "syscalls[1].errno", 3, 60, "only SCMP_ACT_ERRNO"},
+		{"too many rules", `{"syscalls": [` + strings.Repeat("{},", maxRules) + `{}]}`, "syscalls", 1, 14, "4096"},
+		{"too many keys", "{" + manyKeys() + "}", "", 1, 642, "too many keys"},
 		{"names as a string", rule(`"names": "read", "action": "SCMP_ACT_ALLOW"`), "syscalls[1].names", 3, 13, "want an array, got a string"},
 		{"null rule", "{\"defaultAction\": \"SCMP_ACT_ALLOW\", \"syscalls\": [null]}", "syscalls[0]", 1, 50, "want an object, got null"},
 		{"unknown operator", arg(`"index": 0, "value": 1, "op": "SCMP_CMP_EQUAL"`), "syscalls[1].args[0].op", 3, 91, "unknown operator"},
@@ -92,6 +98,14 @@ func TestParseNamesThePlace(t *testing.T) {
 	}
 }
 
+func manyKeys() string {
+	var list []string
+	for i := range maxKeys + 1 {
+		list = append(list, fmt.Sprintf(`"key%02d":0`, i))
+	}
+	return strings.Join(list, ",")
+}
+
 func TestParseTakesWhatTheFieldWrites(t *testing.T) {
 	for name, text := range map[string]string{
 		"critest's":             `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["chmod", "fchmodat"], "action": "SCMP_ACT_ERRNO"}]}`,
@@ -101,6 +115,7 @@ func TestParseTakesWhatTheFieldWrites(t *testing.T) {
 		"one name":              `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"name": "clone", "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 2080505856, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ"}]}]}`,
 		"empty name beside":     `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["clone"], "name": "", "action": "SCMP_ACT_ALLOW"}]}`,
 		"other machines' calls": `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["s390_pci_mmio_read", "riscv_flush_icache", "swapcontext"], "action": "SCMP_ACT_ALLOW"}]}`,
+		"containers/common's":   `{"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "defaultErrno": "ENOSYS", "syscalls": [{"names": ["keyctl"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1, "errno": "EPERM"}, {"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errno": "22"}, {"names": ["read"], "action": "SCMP_ACT_ALLOW", "errno": ""}]}`,
 		"largest value":         `{"defaultAction": "SCMP_ACT_TRAP", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_KILL_PROCESS", "args": [{"index": 5, "value": 18446744073709551615, "op": "SCMP_CMP_NE"}]}]}`,
 	} {
 		p, err := Parse([]byte(text))
