@@ -264,7 +264,7 @@ type sourcePackage struct {
 	set     *token.FileSet
 }
 
-// packages parses every non-test source of the module, and the documentation of packages that hold tests alone.
+// packages parses every source of the module that people write, tests aside.
 func packages(t *testing.T) []sourcePackage {
 	t.Helper()
 	byDir := map[string]*sourcePackage{}
@@ -279,7 +279,7 @@ func packages(t *testing.T) []sourcePackage {
 			}
 			return nil
 		}
-		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+		if filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") || strings.HasSuffix(path, ".pb.go") {
 			return nil
 		}
 		return addFile(byDir, path)

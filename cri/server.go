@@ -27,8 +27,8 @@ type Config struct {
 	Manager *podsandbox.Manager
 	Images  *image.Store
 	Network Network
-	Version string            // podwright's own, semver
-	Info    func() any        // what verbose Status shows under "config"
+	Version string             // podwright's own, semver
+	Info    func() any         // what verbose Status shows under "config"
 	Driver  criv1.CgroupDriver // announced by RuntimeConfig
 }
 

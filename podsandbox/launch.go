@@ -6,12 +6,13 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/wire"
-	"golang.org/x/sys/unix"
 )
 
 // launchRequest is one process to start: everything the keeper cannot open by itself is opened here.
@@ -101,7 +102,7 @@ func (m *Manager) openNeeds(ctx context.Context, req launchRequest, tasks []*os.
 		case spec.NeedRoot:
 			f, err = m.cfg.Mounts.Overlay(ctx, *req.root)
 		case spec.NeedEmptyRoot:
-			f, err = m.cfg.Mounts.Tmpfs(ctx, mounts.TmpfsSource{SizeBytes: 4096, Mode: 0o555, ReadOnly: true})
+			f, err = m.cfg.Mounts.Tmpfs(ctx, mounts.TmpfsOptions{SizeBytes: 4096, Inodes: 2, Mode: 0o555, NoExec: true, ReadOnly: true})
 		case spec.NeedBind:
 			f, err = m.openBind(ctx, req.launchable, i, need.Bind)
 		case spec.NeedContainer: // the keeper has it
@@ -127,6 +128,20 @@ func (m *Manager) openBind(ctx context.Context, launchable *spec.Launchable, ind
 	launchable.SetDirectory(index, tree.IsDir)
 	return tree.File, nil
 }
+
+// bindSource is a plan's bind in the words of the package that opens it.
+func bindSource(bind spec.Bind) mounts.BindSource {
+	has := func(attr uint64) bool { return bind.Attr&attr != 0 }
+	readOnly := has(unix.MOUNT_ATTR_RDONLY)
+	return mounts.BindSource{
+		Path: bind.Source, Recursive: bind.Recursive, ReadOnly: readOnly, RecursiveReadOnly: readOnly && bind.AttrRecursive,
+		Propagation: mounts.Propagation(bind.Propagation),
+		NoExec:      has(unix.MOUNT_ATTR_NOEXEC), NoDev: has(unix.MOUNT_ATTR_NODEV), NoSuid: has(unix.MOUNT_ATTR_NOSUID),
+	}
+}
+
+// hostSource is the cheapest bind of a host path, to see that it can be had.
+func hostSource(path string) mounts.BindSource { return mounts.BindSource{Path: path} }
 
 func dup(f *os.File) (*os.File, error) {
 	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)

@@ -80,10 +80,10 @@ type Manager struct {
 	execs        sync.Map // exec id -> chan wire.Exit
 	bad          atomic.Pointer[[]record.Bad]
 
-	ops       operations
-	accounts  accountCache
-	clock     clock
-	exits     sync.WaitGroup // exits being processed
+	ops      operations
+	accounts accountCache
+	clock    clock
+	exits    sync.WaitGroup // exits being processed
 }
 
 // New checks cfg and makes the directories. Nothing works before Start.
@@ -112,6 +112,17 @@ func (m *Manager) Ready() error {
 		return kindf(ErrUnavailable, "the keeper is unreachable: nothing can be started or stopped until it answers again")
 	}
 	return nil
+}
+
+// Attached gives the ids of sandboxes that own a network attachment, for CNI GC.
+func (m *Manager) Attached() []string {
+	var ids []string
+	m.sandboxes.each(func(s *sandbox) {
+		if len(s.record().Attachment) > 0 {
+			ids = append(ids, s.id)
+		}
+	})
+	return ids
 }
 
 // Operations lists the creates under way, oldest first.

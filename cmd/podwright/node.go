@@ -156,4 +156,3 @@ func binary(configured, name string) (string, error) {
 	}
 	return "", fmt.Errorf("find %s: it is at none of %s; name it in the configuration", name, strings.Join(candidates, ", "))
 }
-

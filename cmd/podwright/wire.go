@@ -16,6 +16,7 @@ import (
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/cni"
 	"github.com/podwright/podwright/cri"
+	"github.com/podwright/podwright/cri/admin"
 	"github.com/podwright/podwright/podsandbox"
 	"github.com/podwright/podwright/podsandbox/podfiles"
 	"github.com/podwright/podwright/podsandbox/record"
@@ -175,6 +176,11 @@ func (s *services) register(server *grpc.Server) error {
 		return err
 	}
 	edge.Register(server)
+	own, err := admin.New(admin.Config{Manager: s.manager, Images: s.images})
+	if err != nil {
+		return err
+	}
+	own.Register(server)
 	return nil
 }
 
