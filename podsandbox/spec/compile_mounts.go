@@ -52,7 +52,8 @@ func (p *planner) bind(m specs.Mount, o mountOptions) {
 	}
 	fd := p.need(Need{Kind: NeedBind, Bind: Bind{
 		Source: m.Source, Target: m.Destination, Recursive: o.recursive, Propagation: o.propagation,
-		Attr: o.attr, AttrClear: o.clear, AttrRecursive: o.attrRecursive,
+		ReadOnly: o.attr&unix.MOUNT_ATTR_RDONLY != 0, RecursiveReadOnly: o.readOnlyBelow,
+		NoSuid: o.attr&unix.MOUNT_ATTR_NOSUID != 0, NoDev: o.attr&unix.MOUNT_ATTR_NODEV != 0, NoExec: o.attr&unix.MOUNT_ATTR_NOEXEC != 0,
 	}}, "bind "+m.Source)
 	p.addFd(fd, launch.Op{Code: launch.OpMountFd, Step: "bind " + m.Destination, Path: m.Destination, Number: 1})
 }

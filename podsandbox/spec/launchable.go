@@ -55,16 +55,18 @@ const (
 	PropagationShared
 )
 
-// Bind is one bind mount of a host path.
+// Bind is one bind mount of a host path. What it does not ask for stays as it is at the source: nothing makes
+// writable what the node's owner mounted read-only.
 type Bind struct {
-	Source      string // on the host, symbolic links followed
-	Target      string // in the container
-	Recursive   bool   // with the mounts below it
-	Propagation Propagation
-	Attr        uint64 // MOUNT_ATTR_* to set on the bind itself
-	AttrClear   uint64 // MOUNT_ATTR_* to clear
-	// AttrRecursive says that Attr and AttrClear hold for the mounts below too.
-	AttrRecursive bool
+	Source            string // on the host, symbolic links followed
+	Target            string // in the container
+	Recursive         bool   // with the mounts below it
+	ReadOnly          bool   // of the mount itself; those below keep theirs
+	RecursiveReadOnly bool   // of those below too
+	Propagation       Propagation
+	NoSuid            bool
+	NoDev             bool
+	NoExec            bool
 }
 
 // SetDirectory records whether the opened source of Needs[i] is a directory or a file: init makes a

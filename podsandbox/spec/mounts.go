@@ -72,15 +72,15 @@ func kernelMounts(config *criv1.ContainerConfig) []specs.Mount {
 // out: attaching it would make a file in that volume.
 func sandboxMounts(in *ContainerInput, targets map[string]bool) []specs.Mount {
 	var mounts []specs.Mount
-	access := "rw"
+	options := []string{"rbind", "rprivate"}
 	if in.Config.GetLinux().GetSecurityContext().GetReadonlyRootfs() {
-		access = "ro"
+		options = append(options, "ro")
 	}
 	for _, f := range []struct{ source, target string }{
 		{in.Sandbox.HostsFile, "/etc/hosts"}, {in.Sandbox.HostnameFile, "/etc/hostname"}, {in.Sandbox.ResolvConfFile, "/etc/resolv.conf"},
 	} {
 		if f.source != "" && !targets[path.Dir(f.target)] {
-			mounts = append(mounts, specs.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: []string{"rbind", "rprivate", access}})
+			mounts = append(mounts, specs.Mount{Destination: f.target, Type: "bind", Source: f.source, Options: options})
 		}
 	}
 	if in.Sandbox.ShmDir != "" {
@@ -90,6 +90,7 @@ func sandboxMounts(in *ContainerInput, targets map[string]bool) []specs.Mount {
 	return mounts
 }
 
+// requestMount never says "rw": that would undo a read-only mount the node's owner made the source of.
 func requestMount(m *criv1.Mount) specs.Mount {
 	options := []string{"rbind", "rprivate"}
 	switch m.GetPropagation() {
@@ -100,8 +101,6 @@ func requestMount(m *criv1.Mount) specs.Mount {
 	}
 	if m.GetReadonly() {
 		options = append(options, "ro")
-	} else {
-		options = append(options, "rw")
 	}
 	return specs.Mount{Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: m.GetHostPath(), Options: options}
 }
@@ -163,7 +162,7 @@ func volumeMounts(in *ContainerInput) ([]specs.Mount, error) {
 		if source == "" {
 			return nil, invalid("image.config.Volumes", volume, "no directory was made for it")
 		}
-		mounts[i] = specs.Mount{Destination: volume, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}}
+		mounts[i] = specs.Mount{Destination: volume, Type: "bind", Source: source, Options: []string{"rbind", "rprivate"}}
 	}
 	return mounts, nil
 }

@@ -8,13 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// bindAttributes are those a bind can have of its own.
+const bindAttributes = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+
 // mountOptions is a parsed OCI option list.
 type mountOptions struct {
 	bind, recursive bool
 	propagation     Propagation
 	propagated      bool // said so
-	attr, clear     uint64
-	attrRecursive   bool
+	attr            uint64
+	readOnlyBelow   bool
 	data            []string // for the file system itself
 }
 
@@ -43,7 +46,7 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 	var o mountOptions
 	for _, option := range m.Options {
 		if attribute, ok := attributeOptions[option]; ok {
-			o.apply(attribute.set, attribute.clear)
+			o.attr = o.attr&^attribute.clear | attribute.set
 			continue
 		}
 		if p, ok := propagationOptions[option]; ok {
@@ -56,8 +59,7 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 		case "rbind":
 			o.bind, o.recursive = true, true
 		case "rro":
-			o.apply(unix.MOUNT_ATTR_RDONLY, 0)
-			o.attrRecursive = true
+			o.attr, o.readOnlyBelow = o.attr|unix.MOUNT_ATTR_RDONLY, true
 		case "defaults", "":
 		case "remount", "idmap", "ridmap", "tmpcopyup", "unbindable", "runbindable":
 			return o, fmt.Errorf("mount %s: option %q: %w", m.Destination, option, ErrUnsupported)
@@ -74,13 +76,11 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 	if o.bind && len(o.data) > 0 {
 		return o, fmt.Errorf("bind %s: option %q: %w", m.Destination, o.data[0], ErrUnsupported)
 	}
-	if !o.bind && (o.attrRecursive || o.propagated && o.propagation != PropagationPrivate) {
+	if o.bind && o.attr&^bindAttributes != 0 {
+		return o, fmt.Errorf("bind %s: options %q: %w", m.Destination, m.Options, ErrUnsupported)
+	}
+	if !o.bind && (o.readOnlyBelow || o.propagated && o.propagation != PropagationPrivate) {
 		return o, fmt.Errorf("mount %s of a new %s: propagation: %w", m.Destination, m.Type, ErrUnsupported)
 	}
 	return o, nil
-}
-
-func (o *mountOptions) apply(set, clear uint64) {
-	o.attr = o.attr&^clear | set
-	o.clear = o.clear&^set | clear
 }

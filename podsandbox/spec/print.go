@@ -95,14 +95,13 @@ func (n Need) detail() string {
 	if b.Recursive {
 		text += " recursive"
 	}
-	if b.Attr != 0 {
-		text += " set=" + bitText(b.Attr, attrNames)
-	}
-	if b.AttrClear != 0 {
-		text += " clear=" + bitText(b.AttrClear, attrNames)
-	}
-	if b.AttrRecursive {
-		text += " (recursively)"
+	for _, o := range []struct {
+		set  bool
+		name string
+	}{{b.ReadOnly, "ro"}, {b.RecursiveReadOnly, "recursive-ro"}, {b.NoSuid, "nosuid"}, {b.NoDev, "nodev"}, {b.NoExec, "noexec"}} {
+		if o.set {
+			text += " " + o.name
+		}
 	}
 	return text
 }
