@@ -15,6 +15,9 @@ const (
 	FirstFd  = 5
 )
 
+// RootMountpoint is the empty directory of the keeper's mount namespace on which OpRoot attaches the root.
+const RootMountpoint = "/r"
+
 // Plan is what init walks top to bottom. Nothing is decided after the fork, except what only
 // the container's own file system can answer (PATH look-up, the terminal's name).
 type Plan struct {

@@ -1,0 +1,11 @@
+package initproc
+
+const (
+	sysSetns       = 308
+	sysSeccomp     = 317
+	sysStatx       = 332
+	sysExecveat    = 322
+	sysMemfdCreate = 319
+
+	elfMachine = 62 // e_machine
+)

@@ -1,0 +1,11 @@
+package initproc
+
+const (
+	sysSetns       = 268
+	sysSeccomp     = 277
+	sysStatx       = 291
+	sysExecveat    = 281
+	sysMemfdCreate = 279
+
+	elfMachine = 183 // e_machine
+)

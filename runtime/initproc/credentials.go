@@ -1,0 +1,131 @@
+package initproc
+
+import (
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/podwright/podwright/runtime/launch"
+)
+
+const (
+	capVersion3 = 0x20080522
+	highestCap  = 63 // of the bit masks in a plan
+
+	prCapbsetRead     = 23
+	prCapbsetDrop     = 24
+	prSetKeepCaps     = 8
+	prCapAmbient      = 47
+	prCapAmbientRaise = 2
+	prCapAmbientClear = 4
+	prNoNewPrivs      = 38
+
+	seccompSetFilter = 1
+)
+
+// capHeader is the first argument of capget(2) and capset(2), for the calling thread.
+func capHeader() *[2]uint32 { return &[2]uint32{capVersion3, 0} }
+
+// execLabel sets an LSM attribute of this thread through the procfs that was opened before the container's.
+func execLabel(r *runner, op *launch.Op) (string, syscall.Errno) {
+	file := "thread-self/attr/" + strings.TrimPrefix(op.Path, "/")
+	return "/proc/" + file, r.writeProc(file, op.Arg)
+}
+
+func user(r *runner, op *launch.Op) (string, syscall.Errno) {
+	groups, errno := numbers(op.Strings)
+	if errno != 0 {
+		return "", errno
+	}
+	r.deferred(op)
+	r.userSet = true
+	list := uintptr(0)
+	if len(groups) > 0 {
+		list = r.tail.Pointer(unsafe.Pointer(&groups[0]))
+	}
+	uid, gid := uintptr(op.Flags), uintptr(op.Number)
+	// Cleared again by execve. Without it the change of user would drop what OpCaps is to keep.
+	r.tail.Call(syscall.SYS_PRCTL, prSetKeepCaps, 1)
+	r.tail.Call(syscall.SYS_SETGROUPS, uintptr(len(groups)), list)
+	r.tail.Call(syscall.SYS_SETRESGID, gid, gid, gid)
+	r.tail.Call(syscall.SYS_SETRESUID, uid, uid, uid)
+	return "", 0
+}
+
+// mask64 reads the little-endian bit mask i of data.
+func mask64(data []byte, i int) (v uint64) {
+	for k, b := range data[8*i : 8*i+8] {
+		v |= uint64(b) << (8 * k)
+	}
+	return v
+}
+
+func bounding(r *runner, op *launch.Op) (string, syscall.Errno) {
+	if len(op.Data) != 8 {
+		return "", syscall.EINVAL
+	}
+	r.deferred(op)
+	r.bounded = true
+	r.dropBounding(mask64(op.Data, 0))
+	return "", 0
+}
+
+// dropBounding adds the removal of every capability that is in init's bounding set and not in keep.
+func (r *runner) dropBounding(keep uint64) {
+	for c := uintptr(0); c <= highestCap; c++ {
+		held, errno := prctl(prCapbsetRead, c)
+		if errno != 0 {
+			return // past the kernel's last capability
+		}
+		if held == 1 && keep&(1<<c) == 0 {
+			r.tail.Call(syscall.SYS_PRCTL, prCapbsetDrop, c)
+		}
+	}
+}
+
+func caps(r *runner, op *launch.Op) (string, syscall.Errno) {
+	if len(op.Data) != 5*8 {
+		return "", syscall.EINVAL
+	}
+	r.deferred(op)
+	if !r.bounded {
+		// Dropping from the bounding set needs CAP_SETPCAP in effect, which a change of user took out of it.
+		r.capset(r.permitted, r.permitted, 0)
+		r.dropBounding(mask64(op.Data, 0))
+	}
+	effective, permitted, inheritable, ambient := mask64(op.Data, 1), mask64(op.Data, 2), mask64(op.Data, 3), mask64(op.Data, 4)
+	r.capset(effective, permitted, inheritable)
+	r.tail.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClear)
+	for c := uintptr(0); c <= highestCap; c++ {
+		if ambient&(1<<c) != 0 {
+			r.tail.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientRaise, c)
+		}
+	}
+	return "", 0
+}
+
+// capset adds capset(2) to the tail.
+func (r *runner) capset(effective, permitted, inheritable uint64) {
+	data := &[6]uint32{
+		uint32(effective), uint32(permitted), uint32(inheritable),
+		uint32(effective >> 32), uint32(permitted >> 32), uint32(inheritable >> 32),
+	}
+	r.tail.Call(syscall.SYS_CAPSET, r.tail.Pointer(unsafe.Pointer(capHeader())), r.tail.Pointer(unsafe.Pointer(data)))
+}
+
+func noNewPrivs(r *runner, op *launch.Op) (string, syscall.Errno) {
+	r.deferred(op)
+	r.tail.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1)
+	return "", 0
+}
+
+// seccomp adds the filter. What follows it in the plan is walked under it; no call of Go's runtime is.
+func seccomp(r *runner, op *launch.Op) (string, syscall.Errno) {
+	if len(op.Data) == 0 || len(op.Data)%8 != 0 || len(op.Data)/8 > 1<<16-1 {
+		return "", syscall.EINVAL
+	}
+	r.deferred(op)
+	filter := &syscall.SockFprog{Len: uint16(len(op.Data) / 8), Filter: (*syscall.SockFilter)(unsafe.Pointer(&op.Data[0]))}
+	r.tail.Call(sysSeccomp, seccompSetFilter, uintptr(op.Flags), r.tail.Pointer(unsafe.Pointer(filter)))
+	return "", 0
+}

@@ -1,0 +1,109 @@
+package initproc
+
+import (
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"github.com/podwright/podwright/runtime/launch"
+)
+
+const (
+	// Where the environment has no PATH; the directories every container image has programs in.
+	defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+	setMask    = 2
+	sigsetSize = 8
+	lastSignal = 64
+)
+
+// execute becomes the workload, or clones it into the PID namespace that was joined.
+func execute(r *runner, op *launch.Op) (string, syscall.Errno) {
+	if len(r.plan.Args) == 0 {
+		return "", syscall.ENOENT
+	}
+	name := r.plan.Args[0]
+	r.announce(op)
+	r.tail.Execute(op.Step, name, candidates(name, r.plan.Env), r.plan.Args, r.plan.Env)
+	r.finish(op)
+	return "", 0
+}
+
+// announce adds the last message before the execution.
+func (r *runner) announce(op *launch.Op) {
+	message := (&launch.Status{Kind: launch.StatusExecNext}).Encode()
+	r.deferred(op)
+	r.tail.Call(syscall.SYS_WRITE, launch.StatusFd, r.tail.Bytes(message), uintptr(len(message)))
+}
+
+// finish walks the tail. It doesn't return but with an error of the clone.
+func (r *runner) finish(op *launch.Op) {
+	resetSignals()
+	// Nothing but stdio and the status socket is left when the clone becomes visible in the container.
+	call(sysCloseRange, launch.PlanFd, launch.PlanFd, 0)
+	call(sysCloseRange, launch.FirstFd, lastFd, 0)
+	if !r.joined {
+		r.tail.Become()
+	}
+	// CLONE_PARENT: the keeper becomes the parent and gets init's own exit signal for it (clone(2)).
+	pid, err := r.tail.Clone(cloneFlagParent, 0)
+	if err != nil {
+		errno, _ := err.(syscall.Errno)
+		fail(op.Step, "", errno)
+	}
+	report(&launch.Status{Kind: launch.StatusChild, Pid: pid})
+	exit(0)
+}
+
+// resetSignals gives every signal its default disposition, with all of them blocked until the tail unblocks
+// them: execve keeps what is ignored, which may be the keeper's choice (SIGPIPE), and from now on no handler
+// of Go's runtime may run.
+func resetSignals() {
+	setSignalMask(^uint64(0))
+	action := new([4]uint64) // struct sigaction: SIG_DFL
+	for signal := uintptr(1); signal <= lastSignal; signal++ {
+		call(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(action)), 0, sigsetSize) // EINVAL for SIGKILL and SIGSTOP
+	}
+}
+
+func setSignalMask(blocked uint64) {
+	mask := &[1]uint64{blocked}
+	call(syscall.SYS_RT_SIGPROCMASK, setMask, uintptr(unsafe.Pointer(mask)), 0, sigsetSize)
+}
+
+// candidates are the paths that name may mean, in the order of PATH. Missing files and directories are left out;
+// whatever can't be told from here is left in for execve to judge.
+func candidates(name string, env []string) []string {
+	if name == "" || strings.Contains(name, "/") {
+		return []string{name}
+	}
+	path := defaultPath
+	for _, entry := range env {
+		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
+			path = value
+		}
+	}
+	var list []string
+	for rest, more := path, true; more; {
+		var dir string
+		dir, rest, more = strings.Cut(rest, ":")
+		file := name
+		if dir != "" { // an empty entry is the working directory
+			file = strings.TrimSuffix(dir, "/") + "/" + name
+		}
+		if mayBeProgram(file) {
+			list = append(list, file)
+		}
+	}
+	return list
+}
+
+func mayBeProgram(path string) bool {
+	fd, errno := openat2(workingDir, path, oPath, 0, 0)
+	if errno != 0 {
+		return errno != syscall.ENOENT && errno != syscall.ENOTDIR
+	}
+	defer closeFd(fd)
+	info, errno := stat(fd)
+	return errno != 0 || !info.is(syscall.S_IFDIR)
+}
