@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"sync"
 	"time"
@@ -80,6 +81,38 @@ func (f *flights) startLocked(ctx context.Context, key, ref string,
 		close(fl.done)
 	}()
 	return fl
+}
+
+// alone runs work in the caller's goroutine, with progress reports, and so
+// that close ends it. No registry is involved, so none can stop sending.
+func (f *flights) alone(ctx context.Context, ref string, watch func(Progress), work func(context.Context, *monitor) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	fl := &flight{monitor: newMonitor(ref), cancel: cancel}
+	key := "alone " + rand.Text()
+	f.mu.Lock()
+	if f.closed {
+		f.mu.Unlock()
+		cancel(nil)
+		return ErrClosed
+	}
+	f.open[key] = fl
+	f.running.Add(2)
+	f.mu.Unlock()
+	defer f.running.Done()
+	defer f.forget(key, fl)
+	defer cancel(nil)
+	// Owned by flights, ended by cancel, waited for by close.
+	go func() {
+		defer f.running.Done()
+		fl.monitor.run(ctx, 0, cancel)
+	}()
+	stop := fl.monitor.watch(watch)
+	defer stop()
+	err := work(ctx, fl.monitor)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
 }
 
 // leave counts a caller out. The last one's leaving cancels the work, and

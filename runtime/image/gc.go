@@ -119,7 +119,8 @@ func (s *Store) measure(ctx context.Context) error {
 		}
 		return nil
 	})
-	if err != nil {
+	// A new database has no snapshots yet, which is "not found".
+	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("list snapshots: %w", err)
 	}
 	for _, key := range keys {

@@ -24,7 +24,8 @@ type ImportOptions struct {
 
 // Import reads an archive, of docker save or an OCI layout as tar, and makes
 // the images of this platform in it visible. An image without a name is known
-// by its id. Images before the first one that fails stay.
+// by its id. Images before the first one that fails stay. r is not read after
+// Import has returned; a read that blocks is r's own to end.
 func (s *Store) Import(ctx context.Context, r io.Reader, options ImportOptions) ([]Image, error) {
 	select {
 	case s.imports <- struct{}{}:
@@ -33,31 +34,32 @@ func (s *Store) Import(ctx context.Context, r io.Reader, options ImportOptions) 
 		return nil, fmt.Errorf("import images: %w", ctx.Err())
 	}
 	var imported []Image
-	// Under a flight, so that Close waits for it and progress is reported.
-	_, err := s.flights.do(ctx, "import", "archive", options.Progress, func(ctx context.Context, m *monitor) (Image, error) {
+	err := s.flights.alone(ctx, "archive", options.Progress, func(ctx context.Context, m *monitor) error {
 		m.enter("importing")
 		var err error
-		imported, err = s.importArchive(s.context(ctx), contextReader{ctx, r}, options.Reference, m)
-		return Image{}, err
+		imported, err = s.importArchive(s.context(ctx), untilDone(ctx, r), options.Reference, m)
+		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("import images: %w", err)
 	}
 	return imported, nil
 }
 
-// contextReader ends a read from an archive that comes over a socket when the
-// import is cancelled between two reads.
-type contextReader struct {
-	ctx  context.Context //nolint:containedctx // lives for one call
-	next io.Reader
-}
+// readFunc is an io.Reader.
+type readFunc func([]byte) (int, error)
 
-func (r contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.next.Read(p)
+func (f readFunc) Read(p []byte) (int, error) { return f(p) }
+
+// untilDone ends the reading of an archive when ctx is cancelled between two
+// reads.
+func untilDone(ctx context.Context, r io.Reader) io.Reader {
+	return readFunc(func(p []byte) (int, error) {
+		if err := ctx.Err(); err != nil {
+			return 0, err
+		}
+		return r.Read(p)
+	})
 }
 
 func (s *Store) importArchive(ctx context.Context, r io.Reader, reference string, m *monitor) ([]Image, error) {
