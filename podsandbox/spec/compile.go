@@ -251,6 +251,9 @@ func (p *planner) privileges(filter []byte, filterFlags uint64) error {
 		groups[i] = strconv.FormatUint(uint64(gid), 10)
 	}
 	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: uint64(proc.User.UID), Number: int64(proc.User.GID), Strings: groups})
+	if proc.User.UID != 0 { // done already, unless root was refused: on NFS it may be nobody
+		p.add(launch.Op{Code: launch.OpChdir, Step: "enter working directory as the user", Path: proc.Cwd})
+	}
 	p.add(launch.Op{Code: launch.OpCaps, Step: "set capabilities", Data: data})
 	if proc.NoNewPrivileges {
 		p.add(launch.Op{Code: launch.OpNoNewPrivs, Step: "set no_new_privs"})
