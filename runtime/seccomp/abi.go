@@ -72,8 +72,21 @@ func (a abi) number(name string) (nr uint32, libraryKnows, ok bool) {
 	if n, err := libseccomp.GetSyscallFromNameByArch(name, a.library); err == nil && n >= 0 {
 		return uint32(n), true, true
 	}
+	if n, ok := directX86[name]; ok && a.arch == specs.ArchX86 {
+		return n, true, true
+	}
 	n, ok := newerNumber(name, a.arch)
 	return n, false, ok
+}
+
+// directX86 are the numbers of calls that 32-bit x86 also has inside socketcall
+// and ipc. The library gives these names no number, but makes rules for both
+// ways (syscall_32.tbl).
+var directX86 = map[string]uint32{
+	"socket": 359, "socketpair": 360, "bind": 361, "connect": 362, "listen": 363, "accept4": 364, "getsockopt": 365,
+	"setsockopt": 366, "getsockname": 367, "getpeername": 368, "sendto": 369, "sendmsg": 370, "recvfrom": 371, "recvmsg": 372,
+	"shutdown": 373, "recvmmsg": 337, "sendmmsg": 345, "semget": 393, "semctl": 394, "shmget": 395, "shmctl": 396, "shmat": 397, "shmdt": 398,
+	"msgget": 399, "msgsnd": 400, "msgrcv": 401, "msgctl": 402,
 }
 
 // newer are system calls that libseccomp 2.5 doesn't know. Since number 424 all

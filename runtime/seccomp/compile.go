@@ -32,6 +32,7 @@ type compilation struct {
 	action uint32 // SECCOMP_RET_* where no rule matches
 	rules  []libraryRule
 	own    []decisions // per ABI, for the prelude
+	mux    bool        // the profile has rules for the multiplexer
 	last   []horizon   // per ABI
 }
 
@@ -171,6 +172,7 @@ func (c *compilation) addRule(index int, rule specs.LinuxSyscall) error {
 		if !seccompprofiles.Known(name) {
 			return fmt.Errorf("unknown system call %q", name)
 		}
+		c.mux = c.mux || name == multiplexer
 		native, err := libseccomp.GetSyscallFromName(name)
 		byLibrary := err == nil && name != multiplexer
 		for i, a := range c.abis {
@@ -245,17 +247,44 @@ func (c *compilation) library() ([]byte, error) {
 	if err := filter.SetOptimize(2); err != nil {
 		return nil, fmt.Errorf("ask for a tree: %w", err)
 	}
+	if err := c.shadowMultiplexer(filter); err != nil {
+		return nil, err
+	}
 	for _, r := range c.rules {
 		if len(r.conditions) == 0 {
 			err = filter.AddRule(r.call, r.action)
 		} else {
 			err = filter.AddRuleConditional(r.call, r.action, r.conditions)
 		}
+		if errors.Is(err, unix.EEXIST) {
+			return nil, fmt.Errorf("syscalls[%d]: %s: contradicts an earlier rule, by itself or in what it means for %s: %w", r.index, r.name, multiplexer, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("syscalls[%d]: %s: %w", r.index, r.name, err)
 		}
 	}
 	return export(filter)
+}
+
+// shadowMultiplexer keeps the library from adding rules for the multiplexer,
+// which might contradict each other: a rule without conditions comes before all
+// of them. It is never reached, the prelude having decided.
+func (c *compilation) shadowMultiplexer(filter *libseccomp.ScmpFilter) error {
+	if !c.mux {
+		return nil
+	}
+	call, err := libseccomp.GetSyscallFromName(multiplexer)
+	if err != nil {
+		return fmt.Errorf("%s: %w", multiplexer, err)
+	}
+	action := libseccomp.ActKillProcess
+	if c.action == unix.SECCOMP_RET_KILL_PROCESS {
+		action = libseccomp.ActKillThread
+	}
+	if err := filter.AddRule(call, action); err != nil {
+		return fmt.Errorf("%s: %w", multiplexer, err)
+	}
+	return nil
 }
 
 // setArches makes the filter's architectures exactly the wanted ones; a new

@@ -1,15 +1,12 @@
 package seccomp
 
 import (
-	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -173,6 +170,45 @@ func TestSocketcallRulesAreFinal(t *testing.T) {
 	}
 }
 
+// TestProfileThatTestsSocketArguments has the shape of containers/common's
+// rules for the audit socket: different outcomes for one call, told apart by
+// arguments, which the multiplexer hides.
+func TestProfileThatTestsSocketArguments(t *testing.T) {
+	arg := func(index uint, op specs.LinuxSeccompOperator, value uint64) specs.LinuxSeccompArg {
+		return specs.LinuxSeccompArg{Index: index, Op: op, Value: value}
+	}
+	errno := uint(unix.EINVAL)
+	refused := specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActErrno, ErrnoRet: &errno, Args: []specs.LinuxSeccompArg{
+		arg(0, specs.OpEqualTo, unix.AF_NETLINK), arg(2, specs.OpEqualTo, unix.NETLINK_AUDIT),
+	}}
+	spec := &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, Architectures: []specs.Arch{specs.ArchX86}, Syscalls: []specs.LinuxSyscall{
+		refused, allow("socket", arg(2, specs.OpNotEqual, unix.NETLINK_AUDIT)), allow("socket", arg(0, specs.OpNotEqual, unix.AF_NETLINK)), allow("socketcall"),
+	}}
+	filter, err := newCompiler(t, "amd64").Compile(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := decode(filter.Program)
+	for _, c := range []struct {
+		family, protocol uint64
+		want             string
+	}{{unix.AF_NETLINK, unix.NETLINK_AUDIT, "EINVAL"}, {unix.AF_NETLINK, 0, "ALLOW"}, {unix.AF_INET, unix.NETLINK_AUDIT, "ALLOW"}} {
+		for nr, arch := range map[uint32]uint32{unix.SYS_SOCKET: unix.AUDIT_ARCH_X86_64, 359: unix.AUDIT_ARCH_I386} {
+			got, _ := run(t, program, seccompData{nr: nr, arch: arch, args: [6]uint64{c.family, 0, c.protocol}})
+			if actionName(got) != c.want {
+				t.Errorf("%#x socket(%d, 0, %d): got %s, want %s", arch, c.family, c.protocol, actionName(got), c.want)
+			}
+		}
+	}
+	if got, _ := run(t, program, seccompData{nr: 102, arch: unix.AUDIT_ARCH_I386, args: [6]uint64{1}}); actionName(got) != "ALLOW" {
+		t.Errorf("socketcall: got %s, want ALLOW", actionName(got))
+	}
+	spec.Syscalls = spec.Syscalls[:3]
+	if _, err := newCompiler(t, "amd64").Compile(spec); err == nil || !strings.Contains(err.Error(), "socketcall") {
+		t.Errorf("without a rule for socketcall: got %v, want an error that names it", err)
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	deny := specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno}
 	big := uint(4096)
@@ -271,13 +307,12 @@ func TestNumbersAgreeWithTheKernelTables(t *testing.T) {
 			if !seccompprofiles.Known(name) {
 				t.Errorf("%s: %s is missing in the list of names", goarch, name)
 			}
-			// The library has numbers only for direct calls, not multiplexed ones.
 			if got, _, ok := one.number(name); ok {
 				checked++
 				if got != uint32(want) {
 					t.Errorf("%s: %s: got %d, want %d", goarch, name, got, want)
 				}
-			} else if want > 424 {
+			} else {
 				t.Errorf("%s: %s has no number, want %d", goarch, name, want)
 			}
 		}
@@ -297,98 +332,6 @@ func TestEveryLibraryNameIsKnown(t *testing.T) {
 					t.Errorf("%s is missing in the list of names", name)
 				}
 			}
-		}
-	}
-}
-
-// TestCompileProfileOncePerProfileAndCaps: the order of capabilities doesn't
-// matter, their set does; equal outcomes share one filter.
-func TestCompileProfileOncePerProfileAndCaps(t *testing.T) {
-	c := newCompiler(t, "amd64")
-	compileWith := func(caps ...string) *Filter {
-		t.Helper()
-		filter, _, err := c.CompileProfile(seccompprofiles.Default(), caps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return filter
-	}
-	first := compileWith("CAP_CHOWN", "CAP_SYS_CHROOT")
-	if second := compileWith("CAP_SYS_CHROOT", "CAP_CHOWN", "CAP_CHOWN"); second != first {
-		t.Error("the same set in another order was compiled again")
-	}
-	if plain := compileWith("CAP_SYS_CHROOT"); plain != first {
-		t.Error("a capability no rule asks for made another filter")
-	}
-	if admin := compileWith("CAP_SYS_ADMIN"); admin.Digest == first.Digest {
-		t.Error("another set gave the same filter")
-	}
-	if _, _, err := c.CompileProfile(seccompprofiles.Default(), []string{"CAP_MAGIC"}); err == nil {
-		t.Error("an unknown capability was taken")
-	}
-	var profileErr *seccompprofiles.Error
-	if _, _, err := c.CompileProfile([]byte(`{"defaultAction": 1}`), nil); !errors.As(err, &profileErr) || profileErr.Column != 19 {
-		t.Errorf("a bad profile: got %v, want its place", err)
-	}
-}
-
-func TestCacheBuildsOnceAndForgets(t *testing.T) {
-	c := newCache[int](2)
-	var built atomic.Int32
-	var wait sync.WaitGroup
-	for range 16 {
-		wait.Go(func() {
-			if v, err := c.get(digest{1}, func() (int, error) { built.Add(1); return 7, nil }); v != 7 || err != nil {
-				t.Errorf("got %d, %v", v, err)
-			}
-		})
-	}
-	wait.Wait()
-	if built.Load() != 1 {
-		t.Errorf("built %d times, want once", built.Load())
-	}
-	count := func() (int, error) { return int(built.Add(1)), nil }
-	c.get(digest{2}, count)
-	c.get(digest{1}, count) // the most recently used now
-	c.get(digest{3}, count) // drops 2
-	before := built.Load()
-	if c.get(digest{1}, count); built.Load() != before {
-		t.Error("the recently used entry is gone")
-	}
-	if c.get(digest{2}, count); built.Load() != before+1 {
-		t.Error("the cache keeps more than its limit")
-	}
-	fails := func() (int, error) { return 0, errors.New("no") }
-	if _, err := c.get(digest{4}, fails); err == nil {
-		t.Error("no error")
-	}
-	if v, err := c.get(digest{4}, func() (int, error) { return 5, nil }); v != 5 || err != nil {
-		t.Errorf("after an error: got %d, %v, want 5", v, err)
-	}
-	if c.order.Len() != len(c.entries) || c.order.Len() > 2 {
-		t.Errorf("%d in order, %d entries", c.order.Len(), len(c.entries))
-	}
-}
-
-func BenchmarkCompileDefault(b *testing.B) {
-	for _, arch := range []string{"amd64", "arm64"} {
-		b.Run(arch, func(b *testing.B) {
-			for b.Loop() {
-				filter, _, err := newCompiler(b, arch).CompileProfile(seccompprofiles.Default(), defaultCaps)
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.ReportMetric(float64(filter.Instructions()), "instructions")
-			}
-		})
-	}
-}
-
-func BenchmarkCompileProfileCached(b *testing.B) {
-	c, raw := newCompiler(b, "amd64"), seccompprofiles.Default()
-	for b.Loop() {
-		if _, _, err := c.CompileProfile(raw, defaultCaps); err != nil {
-			b.Fatal(err)
 		}
 	}
 }
