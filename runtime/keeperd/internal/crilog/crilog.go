@@ -36,15 +36,15 @@ func NewBuffers() *Buffers {
 
 // Stream is one output of a container. Its unfinished last line is kept, at most lineBytes.
 type Stream struct {
+	Name  string // "stdout" or "stderr"
 	log   *File
-	name  string
 	tty   bool
 	carry []byte
 }
 
 // NewStream makes the stream name ("stdout", "stderr") of log. A terminal's lines end in \r\n.
 func NewStream(log *File, name string, tty bool) *Stream {
-	return &Stream{log: log, name: name, tty: tty}
+	return &Stream{Name: name, log: log, tty: tty}
 }
 
 // Pump reads once, at most 64 KiB, and writes the lines that are complete: bounded work, so that a loud container
@@ -106,7 +106,7 @@ type batch struct {
 func (s *Stream) begin(b *Buffers) *batch {
 	w := &batch{s: s, b: b}
 	w.prefix = b.now().UTC().AppendFormat(w.space[:0], time.RFC3339Nano)
-	w.prefix = append(append(append(w.prefix, ' '), s.name...), " P "...)
+	w.prefix = append(append(append(w.prefix, ' '), s.Name...), " P "...)
 	return w
 }
 
@@ -157,6 +157,9 @@ func NewFile(fd int) *File {
 	}
 	return &File{fd: fd}
 }
+
+// Fd is the file's descriptor, which stays the File's; -1 without a log.
+func (f *File) Fd() int { return f.fd }
 
 // Reopen goes on in fd, of which it takes ownership. Everything before is in the old file, everything after in the
 // new one: callers are between two Pumps.

@@ -25,7 +25,7 @@ func (f *File) Mend(b *Buffers, streams ...*Stream) {
 		tail = append(tail, '\n')
 	}
 	for _, s := range streams {
-		if lastTag(tail, s.name) == 'P' {
+		if lastTag(tail, s.Name) == 'P' {
 			w := s.begin(b)
 			w.line(nil, 'F')
 			w.flush()
