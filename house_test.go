@@ -230,7 +230,7 @@ func TestForbiddenCalls(t *testing.T) {
 		{"os", "Create", "", "it follows links and truncates; use OpenFile with O_EXCL"},
 		{"unix", "Setns", "runtime/namespace runtime/initproc runtime/spawn runtime/mounts", "only the owners of locked threads change namespaces"},
 		{"unix", "Unshare", "runtime/namespace runtime/initproc runtime/spawn runtime/mounts", "only the owners of locked threads change namespaces"},
-		{"unix", "Kill", "runtime/initproc", "a pid may be another process by now; signal through a pidfd"},
+		{"unix", "Kill", "runtime/initproc cni", "a pid may be another process by now; signal through a pidfd"},
 		{"syscall", "Kill", "", "a pid may be another process by now; signal through a pidfd"},
 		{"http", "ListenAndServe", "", "listeners are made where they are configured"},
 	}

@@ -77,6 +77,7 @@ type Manager struct {
 	containers   table[container]
 	sandboxKeys  sync.Map // identity -> sandbox id, of finished sandboxes
 	containerKey sync.Map // identity -> container id
+	creating     sync.Map // ids of sandboxes that are being made
 	execs        sync.Map // exec id -> chan wire.Exit
 	bad          atomic.Pointer[[]record.Bad]
 
@@ -114,14 +115,14 @@ func (m *Manager) Ready() error {
 	return nil
 }
 
-// Attached gives the ids of sandboxes that own a network attachment, for CNI GC.
-func (m *Manager) Attached() []string {
+// SandboxIDs gives every sandbox there is, those with unreadable records too: what CNI GC must not take for leftovers.
+func (m *Manager) SandboxIDs() []string {
 	var ids []string
-	m.sandboxes.each(func(s *sandbox) {
-		if len(s.record().Attachment) > 0 {
-			ids = append(ids, s.id)
-		}
-	})
+	m.sandboxes.each(func(s *sandbox) { ids = append(ids, s.id) })
+	m.creating.Range(func(id, _ any) bool { ids = append(ids, id.(string)); return true })
+	for _, b := range m.badRecords("sandbox") {
+		ids = append(ids, b.ID)
+	}
 	return ids
 }
 

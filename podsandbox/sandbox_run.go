@@ -77,6 +77,8 @@ func (m *Manager) makeSandbox(ctx context.Context, op *Operation, config *criv1.
 		rec.CgroupParent = m.cfg.CgroupParent
 	}
 	s := newSandbox(rec, config, digest)
+	m.creating.Store(s.id, true)
+	defer m.creating.Delete(s.id)
 	if err := m.changeSandbox(s, func(*record.Sandbox) {}); err != nil {
 		return "", err
 	}

@@ -81,10 +81,9 @@ func (s *services) open(ctx context.Context) error {
 		return err
 	}
 	s.images.StartGC(ctx)
-	known := manager.Attached()
 	// Owner: the daemon; ends by the plugins' deadlines. Nothing waits: what it frees is nobody's.
 	go func() {
-		if err := s.network.GC(ctx, known); err != nil {
+		if err := s.network.GC(ctx, manager.SandboxIDs); err != nil {
 			klog.FromContext(ctx).Error(err, "CNI GC failed; addresses of vanished pods may stay taken")
 		}
 	}()
