@@ -21,20 +21,25 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "allocate":
-		var held [][]byte
-		for range 512 {
-			block := make([]byte, 1<<20)
-			for i := range block {
-				block[i] = byte(i)
-			}
-			held = append(held, block)
-		}
-		fmt.Println("held", len(held))
+		fmt.Println(len(touch(512 << 20)))
+	case "hold":
+		held := touch(64 << 20)
+		time.Sleep(time.Minute)
+		fmt.Println(len(held))
 	case "spin":
 		for begin := time.Now(); time.Since(begin) < 30*time.Second; {
 		}
 	}
 	os.Exit(0)
+}
+
+// touch allocates bytes and writes to every page of them.
+func touch(bytes int) []byte {
+	held := make([]byte, bytes)
+	for i := 0; i < bytes; i += 4096 {
+		held[i] = 1
+	}
+	return held
 }
 
 func needRoot(t *testing.T) {

@@ -121,8 +121,15 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	if err := m.Create(ctx, path+"/x", bad); !errors.Is(err, ErrInvalid) || exists() {
 		t.Errorf("refused before anything is made: %v, exists %v", err, exists())
 	}
-	if m.version != 1 {
-		t.Skip("the kernel's own refusal is provoked through v1's parent check")
+	if m.version == 2 {
+		needControllers(t, m, "memory", "pids")
+		err := m.Create(ctx, path+"/a/b", &specs.LinuxResources{
+			Pids: &specs.LinuxPids{Limit: p[int64](9)}, Unified: map[string]string{"memory.high": "rubbish"}})
+		var value *ValueError
+		if !errors.As(err, &value) || value.File != "memory.high" || value.Value != "rubbish" || exists() {
+			t.Errorf("got %v, exists %v; want a ValueError of memory.high=rubbish and nothing left", err, exists())
+		}
+		return
 	}
 	// The kernel refuses a child more CPU time than its parent has.
 	if err := m.Create(ctx, path, &specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: p[int64](10000), Period: p[uint64](100000)}}); err != nil {

@@ -171,9 +171,7 @@ func TestUpdateBelowUsageKeepsTheOldLimits(t *testing.T) { // B58
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A shell that holds 60 MB in a variable.
-	_, out := join(t, m, path, `x=$(head -c 60000000 /dev/zero | tr '\0' x); echo held; read never`)
-	_ = out
+	join(t, m, path, `exec `+os.Args[0], childRole+"=hold")
 	waitFor(t, "60 MB in use", func() bool {
 		s, err := m.Stats(path)
 		return err == nil && s.Memory.WorkingSetBytes > 60<<20
@@ -235,4 +233,47 @@ func TestUnifiedIsRefusedOnV1(t *testing.T) {
 	if !errors.Is(err, ErrNotSupported) || !strings.Contains(fmt.Sprint(err), "memory.high") {
 		t.Errorf("got %v, want ErrNotSupported naming memory.high", err)
 	}
+}
+
+func TestUnifiedIsWrittenAndResetOnV2(t *testing.T) {
+	m := newManager(t)
+	if m.version != 2 {
+		t.Skip("this host has cgroup v1")
+	}
+	needControllers(t, m, "memory", "hugetlb", "cpu")
+	ctx, path := testContext(t), groupName(t, m)
+	err := m.Create(ctx, path+"/c", &specs.LinuxResources{
+		Memory:         &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](96 << 20)},
+		CPU:            &specs.LinuxCPU{Shares: p[uint64](102), Period: p[uint64](50000)},
+		HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}, {Pagesize: "16GB"}},
+		Unified:        map[string]string{"memory.high": "33554432", "memory.oom.group": "1", "memory.min": "4096"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{
+		"memory.max": "67108864", "memory.swap.max": "33554432", "memory.high": "33554432", "memory.oom.group": "1",
+		"memory.min": "4096", "cpu.weight": "17", "cpu.max": "max 50000",
+		"hugetlb.2MB.max": "4194304", "hugetlb.2MB.rsvd.max": "4194304",
+	}
+	check := func() {
+		t.Helper()
+		for file, value := range want {
+			if got := readFile(t, m, "memory", path+"/c", file); got != value {
+				t.Errorf("%s is %q, want %q", file, got, value)
+			}
+		}
+	}
+	check()
+	// The second of the two fails, so the first is taken back (B58).
+	err = m.Update(ctx, path+"/c", &specs.LinuxResources{Unified: map[string]string{"memory.high": "max", "memory.min": "rubbish"}})
+	if !errors.Is(err, ErrInvalid) {
+		t.Errorf("got %v, want ErrInvalid", err)
+	}
+	check()
+	if err := m.Update(ctx, path+"/c", &specs.LinuxResources{Unified: map[string]string{"memory.high": "max"}}); err != nil {
+		t.Fatal(err)
+	}
+	want["memory.high"] = "max"
+	check()
 }

@@ -2,6 +2,7 @@ package mounts
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -135,7 +136,11 @@ func setAttributes(tree *os.File, src BindSource) error {
 		whole.Userns_fd = uint64(src.UserNS.Fd())
 	}
 	if whole != (unix.MountAttr{}) {
-		if err := sys.MountSetattr(tree, src.Recursive, whole); err != nil {
+		err := sys.MountSetattr(tree, src.Recursive, whole)
+		if src.UserNS != nil && errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("the file system has no idmapped mounts: %w: %w", ErrNotSupported, err)
+		}
+		if err != nil {
 			return err
 		}
 	}

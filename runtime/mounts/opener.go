@@ -82,7 +82,8 @@ func probeDetached() error {
 }
 
 // probeOverlay offers a layer in the two newer ways to a context that is never
-// turned into a superblock.
+// turned into a superblock. Before 6.5 overlayfs takes any option at this point
+// and looks at none until the mount, so one that can't exist is offered first.
 func probeOverlay() (Features, error) {
 	var f Features
 	root, err := os.Open("/")
@@ -90,17 +91,15 @@ func probeOverlay() (Features, error) {
 		return f, err
 	}
 	defer root.Close()
-	offer := func(give func(*sys.FSContext) error) (bool, error) {
-		ctx, err := sys.OpenFS("overlay")
-		if err != nil {
-			return false, fmt.Errorf("overlayfs: %w: %w", ErrNotSupported, err)
-		}
-		defer ctx.Close()
-		return give(ctx) == nil, nil
+	ctx, err := sys.OpenFS("overlay")
+	if err != nil {
+		return f, fmt.Errorf("overlayfs: %w: %w", ErrNotSupported, err)
 	}
-	if f.OverlayFDs, err = offer(func(c *sys.FSContext) error { return c.SetFile("lowerdir+", root) }); err != nil {
-		return f, err
+	defer ctx.Close()
+	if ctx.SetString("podwright-no-such-option", "1") == nil {
+		return f, nil
 	}
-	f.OverlayAppend, err = offer(func(c *sys.FSContext) error { return c.SetString("lowerdir+", "/") })
-	return f, err
+	f.OverlayAppend = ctx.SetString("lowerdir+", "/") == nil
+	f.OverlayFDs = ctx.SetFile("lowerdir+", root) == nil
+	return f, nil
 }
