@@ -54,6 +54,7 @@ func (b *bundle) sizeBytes() int64 {
 type descent struct {
 	content  content.Store
 	fetcher  remotes.Fetcher
+	locks    *keyLocks
 	platform platforms.MatchComparer
 	wanted   string // the platform, for messages
 }
@@ -156,7 +157,7 @@ func (d *descent) read(ctx context.Context, desc ocispec.Descriptor, maxBytes in
 		return nil, fmt.Errorf("%w: %s of %d bytes, 1 to %d", ErrInvalidImage, desc.MediaType, desc.Size, maxBytes)
 	}
 	for attempt := 0; ; attempt++ {
-		if err := fetch(ctx, d.content, d.fetcher, desc); err != nil {
+		if err := fetch(ctx, d.content, d.fetcher, d.locks, desc); err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", desc.Digest, err)
 		}
 		data, err := readVerified(ctx, d.content, desc)
@@ -188,11 +189,23 @@ func readVerified(ctx context.Context, store content.Provider, desc ocispec.Desc
 	return data, nil
 }
 
-// fetch brings one blob into the content store, which checks its digest.
-func fetch(ctx context.Context, store content.Store, fetcher remotes.Fetcher, desc ocispec.Descriptor) error {
+// fetch brings one blob into the content store, which checks its digest. What
+// came of it when it fails is dropped: the store would take it for the
+// beginning next time, and a beginning that is wrong can't become right.
+func fetch(ctx context.Context, store content.Store, fetcher remotes.Fetcher, locks *keyLocks, desc ocispec.Descriptor) error {
+	key := "fetch " + desc.Digest.String()
+	if err := locks.Lock(ctx, key); err != nil {
+		return err
+	}
+	defer locks.Unlock(key)
 	err := remotes.Fetch(ctx, store, fetcher, desc)
-	if errdefs.IsAlreadyExists(err) {
+	if err == nil || errdefs.IsAlreadyExists(err) {
 		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if abortErr := store.Abort(ctx, remotes.MakeRefKey(ctx, desc)); abortErr != nil && !errdefs.IsNotFound(abortErr) {
+		return errors.Join(err, abortErr)
 	}
 	return err
 }

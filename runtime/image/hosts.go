@@ -111,7 +111,8 @@ func checkRedirect(ctx context.Context, guard docker.Authorizer, req *http.Reque
 			switch name {
 			case "Accept", "Accept-Encoding", "Range", "User-Agent":
 			default:
-				req.Header.Del(name)
+				// Not Del: keys from hosts.toml are kept as spelt there.
+				delete(req.Header, name)
 			}
 		}
 	}

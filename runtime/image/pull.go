@@ -109,16 +109,16 @@ func pullNames(ref Reference, target ocispec.Descriptor) []string {
 }
 
 func (s *Store) descent(fetcher remotes.Fetcher) *descent {
-	return &descent{content: s.content, fetcher: fetcher, platform: s.platform, wanted: s.wanted}
+	return &descent{content: s.content, fetcher: fetcher, locks: s.locks, platform: s.platform, wanted: s.wanted}
 }
 
 // complete fetches and unpacks the layers and makes the image visible.
 func (s *Store) complete(ctx context.Context, b *bundle, fetcher remotes.Fetcher, m *monitor, names []string) (Image, error) {
 	u := &unpacking{
-		Snapshotter: s.snapshot, content: s.content, monitor: m, slots: s.slots,
+		Snapshotter: s.snapshot, content: s.content, monitor: m, locks: s.locks, slots: s.slots,
 		implied: map[string][]string{},
 	}
-	if err := u.run(ctx, b, fetcher, s.locks, s.downloads); err != nil {
+	if err := u.run(ctx, b, fetcher, s.downloads); err != nil {
 		return Image{}, err
 	}
 	return s.publish(ctx, b, names)

@@ -35,6 +35,7 @@ type unpacking struct {
 	snapshots.Snapshotter
 	content content.Store
 	monitor *monitor
+	locks   *keyLocks
 	slots   *semaphore.Weighted // how many layers are unpacked at once, over all pulls
 	diffIDs map[digest.Digest]digest.Digest
 	fetched atomic.Int64 // layers
@@ -45,7 +46,7 @@ type unpacking struct {
 }
 
 // run returns once all layers of b are in the content store and unpacked.
-func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher, locks *keyLocks, downloads int) error {
+func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher, downloads int) error {
 	if len(b.layers) == 0 {
 		return nil
 	}
@@ -66,7 +67,7 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 		// A layer holds this limit while it waits for its download, so that a
 		// limit over all pulls would let one dead registry stop the others.
 		unpack.WithUnpackLimiter(semaphore.NewWeighted(maxLayers)),
-		unpack.WithDuplicationSuppressor(locks),
+		unpack.WithDuplicationSuppressor(u.locks),
 		// An image's blobs are complete, also where a layer was unpacked
 		// before for an image that packs it differently.
 		unpack.WithFetchAllContent(),
@@ -99,7 +100,7 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 
 func (u *unpacking) fetchLayer(ctx context.Context, fetcher remotes.Fetcher, desc ocispec.Descriptor) error {
 	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor}
-	if err := fetch(ctx, u.content, counting, desc); err != nil {
+	if err := fetch(ctx, u.content, counting, u.locks, desc); err != nil {
 		u.monitor.bytesDone.Add(-counting.counted.Load())
 		return fmt.Errorf("layer %s: %w", desc.Digest, err)
 	}
