@@ -47,7 +47,7 @@ func (r *runner) target(path string, directory bool, mode uint32) (int, syscall.
 	if errno != 0 {
 		return -1, errno
 	}
-	if errno = r.mayMountOn(fd, path); errno != 0 {
+	if errno = r.mayMountOn(fd, path, directory); errno != 0 {
 		closeFd(fd)
 		return -1, errno
 	}
@@ -55,13 +55,17 @@ func (r *runner) target(path string, directory bool, mode uint32) (int, syscall.
 }
 
 // mayMountOn refuses what would change more than the path named in the plan.
-func (r *runner) mayMountOn(fd int, path string) syscall.Errno {
+func (r *runner) mayMountOn(fd int, path string, directory bool) syscall.Errno {
 	info, errno := stat(fd)
-	if errno != 0 {
+	switch {
+	case errno != 0:
 		return errno
-	}
-	if info.is(syscall.S_IFLNK) {
+	case info.is(syscall.S_IFLNK):
 		return syscall.ELOOP
+	case directory && !info.is(syscall.S_IFDIR):
+		return syscall.ENOTDIR
+	case !directory && info.is(syscall.S_IFDIR):
+		return syscall.EISDIR
 	}
 	if info.mountID == r.rootInfo.mountID && info.ino == r.rootInfo.ino {
 		return syscall.EBUSY

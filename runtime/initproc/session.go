@@ -96,7 +96,7 @@ func (r *runner) mountConsole(slave int, path string) syscall.Errno {
 		return errno
 	}
 	defer closeFd(target)
-	if errno = r.mayMountOn(target, path); errno != 0 {
+	if errno = r.mayMountOn(target, path, false); errno != 0 {
 		return errno
 	}
 	return coverWith(slave, target)
