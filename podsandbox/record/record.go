@@ -1,5 +1,5 @@
 // Package record keeps one durable JSON file per sandbox and container: what recovery needs after the daemon or the
-// machine was restarted. It owns the files' layout, version and atomic replacement; it knows no kernel object and
+// machine was restarted. It owns the files' layout, version and replacement; it knows no kernel object and
 // decides nothing. A record that cannot be read is reported by Load, never fatal.
 // Source: DESIGN decision 9.
 package record
@@ -42,10 +42,10 @@ const (
 
 // Sandbox is what is kept of a sandbox.
 type Sandbox struct {
-	ID     string          `json:"id"`
-	BootID string          `json:"bootID"`
-	Phase  SandboxPhase    `json:"phase"`
-	Config json.RawMessage `json:"config"` // PodSandboxConfig as protojson
+	ID     string       `json:"id"`
+	BootID string       `json:"bootID"`
+	Phase  SandboxPhase `json:"phase"`
+	Config []byte       `json:"config"` // PodSandboxConfig as the caller encodes it
 
 	Handler      string `json:"handler,omitempty"`
 	CreatedNanos int64  `json:"created"` // Unix time
@@ -64,11 +64,11 @@ type Sandbox struct {
 
 // Container is what is kept of a container.
 type Container struct {
-	ID        string          `json:"id"`
-	SandboxID string          `json:"sandboxID"`
-	BootID    string          `json:"bootID"`
-	Phase     ContainerPhase  `json:"phase"`
-	Config    json.RawMessage `json:"config"` // ContainerConfig as protojson
+	ID        string         `json:"id"`
+	SandboxID string         `json:"sandboxID"`
+	BootID    string         `json:"bootID"`
+	Phase     ContainerPhase `json:"phase"`
+	Config    []byte         `json:"config"` // ContainerConfig as the caller encodes it
 
 	ImageID    string `json:"imageID"`            // config digest
 	ImageRef   string `json:"imageRef,omitempty"` // repository digest, reported even once the image is gone
@@ -95,7 +95,7 @@ type Container struct {
 type Bad struct {
 	ID   string // from its directory's name
 	Kind string // "sandbox" or "container"
-	Path string
+	Path string // its directory
 	Err  error
 }
 
