@@ -62,8 +62,8 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, timeout time.
 	}
 	if client := m.keeper.Load(); timeout > 0 && client != nil {
 		if c.stop.first(&c.stop.signalled) {
-			err := client.Signal(ctx, c.id, unix.Signal(c.record().StopSignal))
-			if err != nil && !errors.Is(err, keeper.ErrUnknown) {
+			err := client.Signal(ctx, c.id, unix.Signal(c.record().StopSignal), false)
+			if err != nil && !isGone(err) {
 				klog.FromContext(ctx).Error(err, "Could not send the stop signal", "containerID", c.id)
 			}
 		}
@@ -90,9 +90,9 @@ func (m *Manager) killContainer(ctx context.Context, c *container) error {
 	group := c.record().CgroupPath
 	var err error
 	if client := m.keeper.Load(); client != nil {
-		err = client.Signal(ctx, c.id, unix.SIGKILL)
+		err = client.Signal(ctx, c.id, unix.SIGKILL, false)
 	}
-	if m.keeper.Load() == nil || err != nil {
+	if m.keeper.Load() == nil || err != nil && !errors.Is(err, keeper.ErrState) {
 		// The keeper is away or never heard of it: the cgroup reaches every process without help.
 		err = m.cfg.Cgroups.Kill(ctx, group)
 	}
@@ -113,11 +113,11 @@ func (m *Manager) killProcess(ctx context.Context, id string) error {
 	}
 	waiter := m.awaitExit(id)
 	defer m.execs.Delete(id)
-	err := client.Signal(ctx, id, unix.SIGKILL)
+	err := client.Signal(ctx, id, unix.SIGKILL, false)
 	switch {
 	case errors.Is(err, keeper.ErrUnknown):
 		return nil
-	case err != nil:
+	case err != nil && !errors.Is(err, keeper.ErrState):
 		return err
 	}
 	if _, exited, err := client.Exit(ctx, id); err == nil && exited {
@@ -129,6 +129,11 @@ func (m *Manager) killProcess(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return kindf(ErrTimeout, "process %s still runs after SIGKILL: %w", id, ctx.Err())
 	}
+}
+
+// isGone: the process ended before the signal, and its exit is on the way.
+func isGone(err error) bool {
+	return errors.Is(err, keeper.ErrUnknown) || errors.Is(err, keeper.ErrState)
 }
 
 func forget(ctx context.Context, client *keeper.Client, id string) error {

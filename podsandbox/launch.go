@@ -60,7 +60,7 @@ func (m *Manager) launch(ctx context.Context, req launchRequest) (wire.Process, 
 	if err != nil {
 		return wire.Process{}, launchError(err)
 	}
-	return process, nil
+	return wire.Process{PID: process.PID, StartTime: process.StartTime}, nil
 }
 
 // launchError gives a failed step its kind: a program or directory that isn't there is the request's fault.
@@ -122,6 +122,9 @@ func (m *Manager) openBind(ctx context.Context, launchable *spec.Launchable, ind
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, kindf(ErrInvalid, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)
 	}
+	if errors.Is(err, mounts.ErrNotShared) {
+		return nil, kindf(ErrPrecondition, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
 	}
@@ -131,12 +134,9 @@ func (m *Manager) openBind(ctx context.Context, launchable *spec.Launchable, ind
 
 // bindSource is a plan's bind in the words of the package that opens it.
 func bindSource(bind spec.Bind) mounts.BindSource {
-	has := func(attr uint64) bool { return bind.Attr&attr != 0 }
-	readOnly := has(unix.MOUNT_ATTR_RDONLY)
 	return mounts.BindSource{
-		Path: bind.Source, Recursive: bind.Recursive, ReadOnly: readOnly, RecursiveReadOnly: readOnly && bind.AttrRecursive,
-		Propagation: mounts.Propagation(bind.Propagation),
-		NoExec:      has(unix.MOUNT_ATTR_NOEXEC), NoDev: has(unix.MOUNT_ATTR_NODEV), NoSuid: has(unix.MOUNT_ATTR_NOSUID),
+		Path: bind.Source, Recursive: bind.Recursive, ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
+		Propagation: mounts.Propagation(bind.Propagation), NoExec: bind.NoExec, NoDev: bind.NoDev, NoSuid: bind.NoSuid,
 	}
 }
 

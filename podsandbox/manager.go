@@ -85,6 +85,8 @@ type Manager struct {
 	accounts accountCache
 	clock    clock
 	exits    sync.WaitGroup // exits being processed
+
+	recovered chan struct{} // closed once Start has recovered every record
 }
 
 // New checks cfg and makes the directories. Nothing works before Start.
@@ -133,7 +135,7 @@ func (m *Manager) Operations() []*Operation { return m.ops.list() }
 func (m *Manager) Shutdown(ctx context.Context) error {
 	err := m.ops.drain(ctx)
 	if client := m.keeper.Load(); client != nil {
-		err = errors.Join(err, client.Close())
+		client.Close()
 	}
 	done := make(chan struct{})
 	// Owner: this call; ends with the last exit being processed.

@@ -50,11 +50,28 @@ func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
 	for i := range loaded.Containers {
 		r.loadContainer(ctx, &loaded.Containers[i])
 	}
-	m.sandboxes.each(func(s *sandbox) { r.sandbox(ctx, s) })
-	m.containers.each(func(c *container) { r.container(ctx, c) })
-	r.strangers(ctx)
+	r.all(ctx)
 	close(m.recovered)
 	return nil
+}
+
+// OnFresh is for the keeper's client to call when keeper and anchor were lost together and started anew: everything
+// that is recorded as running is looked at again, as after a restart of the daemon.
+func (m *Manager) OnFresh() {
+	<-m.recovered
+	ctx, cancel := context.WithTimeout(context.Background(), teardownDeadline)
+	defer cancel()
+	client := m.keeper.Load()
+	children, err := client.List(ctx)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not ask the new keeper for its processes")
+		return
+	}
+	r := &recovery{m: m, client: client, children: map[string]wire.Child{}}
+	for _, child := range children {
+		r.children[child.ID] = child
+	}
+	r.all(ctx)
 }
 
 // recovery is one pass; children that a record claims are deleted from the map, the rest are nobody's.
@@ -62,6 +79,13 @@ type recovery struct {
 	m        *Manager
 	client   *keeper.Client
 	children map[string]wire.Child
+}
+
+// all brings every record in line with kernel and keeper: sandboxes first, since their containers need them.
+func (r *recovery) all(ctx context.Context) {
+	r.m.sandboxes.each(func(s *sandbox) { r.sandbox(ctx, s) })
+	r.m.containers.each(func(c *container) { r.container(ctx, c) })
+	r.strangers(ctx)
 }
 
 func (r *recovery) loadSandbox(ctx context.Context, rec *record.Sandbox) {
@@ -148,7 +172,7 @@ func (r *recovery) adoptReaper(ctx context.Context, s *sandbox) bool {
 	if !sameProcess(process) {
 		return false
 	}
-	err := r.client.Adopt(ctx, keeper.Adopt{Child: wire.Child{ID: s.id, Kind: wire.KindReaper, Process: process}})
+	err := r.client.Adopt(ctx, keeper.Adoption{Child: wire.Child{ID: s.id, Kind: wire.KindReaper, Process: process}})
 	return err == nil
 }
 
@@ -225,7 +249,7 @@ func (r *recovery) unknown(ctx context.Context, c *container) {
 
 func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process) error {
 	rec := c.record()
-	a := keeper.Adopt{Child: wire.Child{ID: c.id, Kind: wire.KindContainer, Terminal: c.config.GetTty(), Process: process}}
+	a := keeper.Adoption{Child: wire.Child{ID: c.id, Kind: wire.KindContainer, Terminal: c.config.GetTty(), Process: process}}
 	if !c.config.GetTty() {
 		s := &streams{}
 		defer s.close()
@@ -276,10 +300,17 @@ func (r *recovery) clean(ctx context.Context, c *container) {
 func (r *recovery) strangers(ctx context.Context) {
 	for id := range r.children {
 		klog.FromContext(ctx).Info("Ended a process that no record claims", "keeperID", id)
-		if err := r.client.ForgetKill(ctx, id); err != nil {
+		if err := r.endStranger(ctx, id); err != nil {
 			klog.FromContext(ctx).Error(err, "Could not end a process that no record claims", "keeperID", id)
 		}
 	}
+}
+
+func (r *recovery) endStranger(ctx context.Context, id string) error {
+	if r.children[id].Exit == nil {
+		return r.m.killProcess(ctx, id)
+	}
+	return forget(ctx, r.client, id)
 }
 
 // keepBad lists records that could not be used; they stay on disk until they are removed.

@@ -59,7 +59,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer lock.Close()
-	services, err := wire(ctx, cfg)
+	services, err := openServices(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,6 @@ import (
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/image"
-	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/seccomp"
@@ -49,8 +48,8 @@ func (s *services) close() {
 	}
 }
 
-// wire builds the services from the configuration and recovers what earlier daemons left.
-func wire(ctx context.Context, cfg config.Config) (*services, error) {
+// openServices builds the services from the configuration and recovers what earlier daemons left.
+func openServices(ctx context.Context, cfg config.Config) (*services, error) {
 	s := &services{cfg: cfg}
 	if err := s.open(ctx); err != nil {
 		s.close()
@@ -73,7 +72,7 @@ func (s *services) open(ctx context.Context) error {
 		return err
 	}
 	s.manager = manager
-	client, err := s.connectKeeper(ctx)
+	client, err := s.connectKeeper(ctx, manager)
 	if err != nil {
 		return err
 	}
@@ -136,7 +135,6 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, opener.Close)
 	compiler, err := seccomp.New(seccomp.Config{})
 	if err != nil {
 		return nil, err

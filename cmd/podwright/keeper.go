@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/podwright/podwright/cmd/podwright/internal/config"
+	"github.com/podwright/podwright/podsandbox"
+	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/wire"
+)
+
+func keeperCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "keeper", Short: "Look at, upgrade or end the keeper, the parent of all containers"}
+	verb := func(use, short string, run func(context.Context, *cobra.Command, *keeper.Client) error) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			return withKeeper(cmd, cfg, run)
+		}}
+	}
+	cmd.AddCommand(
+		verb("status", "Print who the keeper is and what it keeps", keeperStatus),
+		verb("upgrade", "Replace the running keeper by the installed binaries, in place; containers do not notice", keeperUpgrade),
+		verb("stop", "End keeper and anchor; refused while anything runs", keeperStop),
+	)
+	return cmd
+}
+
+// withKeeper connects to a keeper that runs; it starts none.
+func withKeeper(cmd *cobra.Command, cfg config.Config, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
+	dir := filepath.Join(cfg.RunDir, "keeper")
+	if _, err := os.Stat(filepath.Join(dir, wire.SocketName)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("no keeper runs on %s", cfg.RunDir)
+	}
+	keeperConfig, err := keeperPrograms(cfg)
+	if err != nil {
+		return err
+	}
+	client, err := keeper.Connect(cmd.Context(), keeperConfig)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return run(cmd.Context(), cmd, client)
+}
+
+func keeperStatus(ctx context.Context, cmd *cobra.Command, client *keeper.Client) error {
+	hello, err := client.Hello(ctx)
+	if err != nil {
+		return err
+	}
+	children, err := client.List(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "keeper %d, anchor %d, build %s, %d processes\n", hello.KeeperPID, hello.AnchorPID, hello.Build, len(children))
+	for _, child := range children {
+		state := fmt.Sprintf("pid %d", child.Process.PID)
+		if child.Exit != nil {
+			state = fmt.Sprintf("exited %d", child.Exit.Code)
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s %s, %d log lines lost\n", child.Kind, child.ID, state, child.LostLines)
+	}
+	return nil
+}
+
+func keeperUpgrade(ctx context.Context, cmd *cobra.Command, client *keeper.Client) error {
+	hello, err := client.Upgrade(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "keeper %d now runs build %s\n", hello.KeeperPID, hello.Build)
+	return nil
+}
+
+func keeperStop(ctx context.Context, _ *cobra.Command, client *keeper.Client) error {
+	return client.Shutdown(ctx)
+}
+
+func keeperPrograms(cfg config.Config) (keeper.Config, error) {
+	keeperBinary, err := binary(cfg.Runtime.KeeperBinary, "podwright-keeper")
+	if err != nil {
+		return keeper.Config{}, err
+	}
+	initBinary, err := binary(cfg.Runtime.InitBinary, "podwright-init")
+	if err != nil {
+		return keeper.Config{}, err
+	}
+	return keeper.Config{RunDir: filepath.Join(cfg.RunDir, "keeper"), KeeperBinary: keeperBinary, InitBinary: initBinary}, nil
+}
+
+// connectKeeper reaches the node's keeper, or starts one in a cgroup of its own, outside every pod's.
+func (s *services) connectKeeper(ctx context.Context, manager *podsandbox.Manager) (*keeper.Client, error) {
+	keeperConfig, err := keeperPrograms(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	group := s.cfg.Cgroup.KeeperParent
+	if err := s.cgroups.Create(ctx, group, nil); err != nil {
+		return nil, fmt.Errorf("make the keeper's cgroup: %w", err)
+	}
+	keeperConfig.CgroupProcs, err = cgroupProcs(s.cgroups, group)
+	for _, f := range keeperConfig.CgroupProcs {
+		s.closers = append(s.closers, f.Close)
+	}
+	if err != nil {
+		return nil, err
+	}
+	keeperConfig.OnExit, keeperConfig.OnFresh = manager.OnExit, manager.OnFresh
+	return keeper.Connect(ctx, keeperConfig)
+}
+
+func cgroupProcs(groups *cgroup.Manager, group string) ([]*os.File, error) {
+	mounts := []string{groups.UnifiedMountPoint()}
+	if groups.Version() == 1 {
+		mounts = nil
+		for _, h := range groups.V1Hierarchies() {
+			mounts = append(mounts, h.MountPoint)
+		}
+	}
+	var files []*os.File
+	for _, mount := range mounts {
+		f, err := os.OpenFile(filepath.Join(mount, group, "cgroup.procs"), os.O_WRONLY, 0)
+		if err != nil {
+			return files, fmt.Errorf("open the keeper's cgroup: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
