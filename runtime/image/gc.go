@@ -93,7 +93,7 @@ func (s *Store) maintain(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(collectDelay):
+		case <-time.After(s.collectDelay):
 		}
 		if s.gcAllowed.Load() {
 			begin := time.Now()

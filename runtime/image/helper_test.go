@@ -29,6 +29,7 @@ func openStore(t *testing.T, config Config) *Store {
 	if config.Platform == "" {
 		config.Platform = "linux/amd64"
 	}
+	config.collectDelay = 50 * time.Millisecond
 	s, err := Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

@@ -167,8 +167,7 @@ func (s *Store) transaction(ctx context.Context, f func(context.Context) error) 
 
 // load reads at start what is on disk: leases first, each an image; then the
 // names. What doesn't load is absent, and said so once: the kubelet pulls it
-// again. Leases of pulls and half-fetched blobs belong to a process that is
-// gone.
+// again. Leases of pulls belong to a process that is gone.
 func (s *Store) load(ctx context.Context) error {
 	found, err := s.leases.List(ctx)
 	if err != nil {
@@ -190,9 +189,6 @@ func (s *Store) load(ctx context.Context) error {
 			continue
 		}
 		entries = append(entries, e)
-	}
-	if err := s.abortIngests(ctx, ""); err != nil {
-		return err
 	}
 	stored, err := s.images.List(ctx)
 	if err != nil {

@@ -109,7 +109,7 @@ func pullNames(ref Reference, target ocispec.Descriptor) []string {
 }
 
 func (s *Store) descent(fetcher remotes.Fetcher) *descent {
-	return &descent{content: s.content, fetcher: fetcher, locks: s.locks, platform: s.platform, wanted: s.wanted}
+	return &descent{content: s.content, fetcher: fetcher, locks: s.locks, platform: s.platform, wanted: s.wanted, drop: s.dropBlob}
 }
 
 // complete fetches and unpacks the layers and makes the image visible.

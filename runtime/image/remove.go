@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
@@ -102,7 +103,6 @@ func (s *Store) Release(ctx context.Context, holder string) error {
 // nothing half stays and a pull makes it anew.
 func (s *Store) discard(ctx context.Context, lease leases.Lease, cause error) error {
 	id := lease.Labels[labelID]
-	klog.FromContext(ctx).Error(cause, "Image is damaged, it has to be pulled again", "imageID", id)
 	stored, err := s.images.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list image records: %w", err)
@@ -113,6 +113,11 @@ func (s *Store) discard(ctx context.Context, lease leases.Lease, cause error) er
 			names = append(names, img.Name)
 		}
 	}
+	if len(names) == 0 {
+		klog.FromContext(ctx).V(2).Info("Dropped what a broken off pull left", "imageID", id, "reason", cause.Error())
+	} else {
+		klog.FromContext(ctx).Error(cause, "Image is damaged, it has to be pulled again", "imageID", id, "names", names)
+	}
 	if err := s.deleteRecords(ctx, names); err != nil {
 		return fmt.Errorf("delete records of image %s: %w", id, err)
 	}
@@ -121,8 +126,17 @@ func (s *Store) discard(ctx context.Context, lease leases.Lease, cause error) er
 	}
 	// The config is what may have rotted: fetch it again, not reuse it.
 	if checkDigest(digest.Digest(id)) == nil {
-		if err := s.content.Delete(ctx, digest.Digest(id)); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("delete config of image %s: %w", id, err)
+		return s.dropBlob(ctx, digest.Digest(id))
+	}
+	return nil
+}
+
+// dropBlob removes a damaged blob now, from the disk too: the database alone
+// would find it there again when it is next asked for.
+func (s *Store) dropBlob(ctx context.Context, d digest.Digest) error {
+	for _, store := range []content.Store{s.content, s.blobs} {
+		if err := store.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("drop damaged %s: %w", d, err)
 		}
 	}
 	return nil

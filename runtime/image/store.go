@@ -59,7 +59,7 @@ const (
 	maxRootLen             = 200
 	defaultProgressTimeout = 5 * time.Minute
 	defaultDownloads       = 3
-	lockTimeout            = 5 * time.Second
+	lockTimeout            = time.Second
 )
 
 // Config is what a store is made from.
@@ -80,6 +80,8 @@ type Config struct {
 	Platform string
 	// Pinned names images that are reported as pinned. Remove obeys anyway.
 	Pinned []string
+
+	collectDelay time.Duration // tests don't want to wait
 }
 
 // Store is the node's images. Its reads answer from memory and never wait.
@@ -91,7 +93,8 @@ type Store struct {
 	wanted    string // the platform as text
 
 	database *bolt.DB
-	backend  snapshots.Snapshotter // the overlay snapshotter below snapshotter
+	backend  snapshots.Snapshotter // the overlay snapshotter below snapshot
+	blobs    content.Store         // the directory of blobs below content
 	metadata *metadata.DB
 	content  content.Store
 	snapshot snapshots.Snapshotter
@@ -106,11 +109,12 @@ type Store struct {
 	changes chan struct{}
 	imports chan struct{} // 1-slot lock: archives share ingest names
 
-	usage     atomic.Pointer[FsInfo]
-	gcAllowed atomic.Bool
-	wake      chan struct{} // 1-slot: something became garbage or came
-	stop      context.CancelFunc
-	running   sync.WaitGroup
+	usage        atomic.Pointer[FsInfo]
+	collectDelay time.Duration
+	gcAllowed    atomic.Bool
+	wake         chan struct{} // 1-slot: something became garbage or came
+	stop         context.CancelFunc
+	running      sync.WaitGroup
 }
 
 // Open makes or opens the store and loads what is in it. Nothing is collected
@@ -161,6 +165,9 @@ func newStore(config Config) (*Store, error) {
 		flights: &flights{progressTimeout: config.ProgressTimeout, open: map[string]*flight{}},
 		changes: make(chan struct{}, 1), imports: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
+	if s.collectDelay = config.collectDelay; s.collectDelay == 0 {
+		s.collectDelay = collectDelay
+	}
 	if s.downloads <= 0 {
 		s.downloads = defaultDownloads
 	}
@@ -186,7 +193,12 @@ func (s *Store) openDisk() error {
 	if err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
-	blobs, err := local.NewStore(filepath.Join(s.root, "content"))
+	// Under the database's lock: blobs that came in part belong to a process
+	// that is gone. A kill can leave them in ways the library doesn't list.
+	if err := os.RemoveAll(filepath.Join(s.root, "content", "ingest")); err != nil {
+		return fmt.Errorf("content: %w", err)
+	}
+	s.blobs, err = local.NewStore(filepath.Join(s.root, "content"))
 	if err != nil {
 		return fmt.Errorf("content: %w", err)
 	}
@@ -195,7 +207,7 @@ func (s *Store) openDisk() error {
 	if err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	s.metadata = metadata.NewDB(s.database, blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
+	s.metadata = metadata.NewDB(s.database, s.blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
 	if err := s.metadata.Init(context.Background()); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
