@@ -50,7 +50,7 @@ func (c *accountCache) put(imageID string, a accounts) {
 }
 
 // imageAccounts reads /etc/passwd and /etc/group through the image's stacked layers, resolved inside them.
-func (m *Manager) imageAccounts(ctx context.Context, imageID string, layers []string) (accounts, error) {
+func (m *containerManager) imageAccounts(ctx context.Context, imageID string, layers []string) (accounts, error) {
 	if a, ok := m.accounts.get(imageID); ok {
 		return a, nil
 	}

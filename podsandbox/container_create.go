@@ -21,7 +21,7 @@ import (
 )
 
 // CreateContainer records a container and prepares its file system and spec; no process starts. Retries join as in RunSandbox.
-func (m *Manager) CreateContainer(ctx context.Context, sandboxID string, config *criv1.ContainerConfig, sandboxConfig *criv1.PodSandboxConfig) (string, error) {
+func (m *containerManager) CreateContainer(ctx context.Context, sandboxID string, config *criv1.ContainerConfig, sandboxConfig *criv1.PodSandboxConfig) (string, error) {
 	if err := m.Ready(); err != nil {
 		return "", err
 	}
@@ -42,7 +42,7 @@ func (m *Manager) CreateContainer(ctx context.Context, sandboxID string, config 
 	}
 	key := containerKey(s.id, config.GetMetadata())
 	finished := func() (string, [sha256.Size]byte, bool) {
-		id, ok := m.containerKey.Load(key)
+		id, ok := m.containerKeys.Load(key)
 		if !ok {
 			return "", digest, false
 		}
@@ -57,7 +57,7 @@ func (m *Manager) CreateContainer(ctx context.Context, sandboxID string, config 
 	})
 }
 
-func (m *Manager) makeContainer(ctx context.Context, op *Operation, s *sandbox, config *criv1.ContainerConfig, digest [sha256.Size]byte) (string, error) {
+func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *sandbox, config *criv1.ContainerConfig, digest [sha256.Size]byte) (string, error) {
 	if s.record().Phase != record.SandboxReady {
 		return "", kindf(ErrPrecondition, "create container in sandbox %s: the sandbox is not ready", s.id)
 	}
@@ -88,7 +88,7 @@ func (m *Manager) makeContainer(ctx context.Context, op *Operation, s *sandbox, 
 		return "", fmt.Errorf("create container %s in sandbox %s: %w", c.id, s.id, err)
 	}
 	m.containers.put(c.id, c)
-	m.containerKey.Store(containerKey(s.id, config.GetMetadata()), c.id)
+	m.containerKeys.Store(containerKey(s.id, config.GetMetadata()), c.id)
 	if s.record().Phase != record.SandboxReady {
 		// The sandbox was stopped meanwhile, and its Remove may have looked for containers already.
 		return "", errors.Join(kindf(ErrPrecondition, "create container %s: sandbox %s was stopped meanwhile", c.id, s.id), m.RemoveContainer(ctx, c.id))
@@ -97,7 +97,7 @@ func (m *Manager) makeContainer(ctx context.Context, op *Operation, s *sandbox, 
 }
 
 // prepare derives the spec, checks that it can be launched, and makes the writable layer.
-func (m *Manager) prepare(ctx context.Context, op *Operation, s *sandbox, c *container, image Image) error {
+func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbox, c *container, image Image) error {
 	op.at("hold image")
 	if err := m.cfg.Images.Hold(image.ID, c.id); err != nil {
 		return fmt.Errorf("hold image %s: %w", image.ID, err)
@@ -133,7 +133,7 @@ func (m *Manager) prepare(ctx context.Context, op *Operation, s *sandbox, c *con
 	return m.recordCreated(c, s, image, ociSpec)
 }
 
-func (m *Manager) recordCreated(c *container, s *sandbox, image Image, ociSpec *specs.Spec) error {
+func (m *containerManager) recordCreated(c *container, s *sandbox, image Image, ociSpec *specs.Spec) error {
 	rawSpec, err := json.Marshal(ociSpec)
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
@@ -162,7 +162,7 @@ func (m *Manager) recordCreated(c *container, s *sandbox, image Image, ociSpec *
 }
 
 // specInput gathers what the spec is derived from.
-func (m *Manager) specInput(ctx context.Context, s *sandbox, c *container, image Image, layers []string) (spec.ContainerInput, error) {
+func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *container, image Image, layers []string) (spec.ContainerInput, error) {
 	names, err := m.imageAccounts(ctx, image.ID, layers)
 	if err != nil {
 		return spec.ContainerInput{}, err
@@ -204,7 +204,7 @@ func reaperPIDPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) 
 
 // checkMounts refuses a container whose mount sources are missing now, when there is nobody to clean up after.
 // A source that hangs ends with ctx and holds nothing but itself.
-func (m *Manager) checkMounts(ctx context.Context, config *criv1.ContainerConfig) error {
+func (m *containerManager) checkMounts(ctx context.Context, config *criv1.ContainerConfig) error {
 	for i, mount := range config.GetMounts() {
 		tree, err := m.cfg.Mounts.OpenBind(ctx, hostSource(mount.GetHostPath()))
 		if errors.Is(err, os.ErrNotExist) {

@@ -25,7 +25,7 @@ const (
 
 // StartContainer starts a created container. When it returns without error the workload's own program runs and
 // its log file exists. A failed start leaves the container exited, reason StartError, code 128.
-func (m *Manager) StartContainer(ctx context.Context, id string) error {
+func (m *containerManager) StartContainer(ctx context.Context, id string) error {
 	if err := m.Ready(); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	}
 }
 
-func (m *Manager) startContainer(ctx context.Context, c *container) error {
+func (m *containerManager) startContainer(ctx context.Context, c *container) error {
 	rec := c.record()
 	if rec.Phase != record.ContainerCreated {
 		return kindf(ErrPrecondition, "start container %s: it is %s, not created", c.id, rec.Phase)
@@ -87,7 +87,7 @@ func (m *Manager) startContainer(ctx context.Context, c *container) error {
 }
 
 // startProcess makes what only a running container has, and launches it.
-func (m *Manager) startProcess(ctx context.Context, s *sandbox, c *container) (wire.Process, error) {
+func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *container) (wire.Process, error) {
 	ociSpec, err := m.recordedSpec(c.id)
 	if err != nil {
 		return wire.Process{}, err
@@ -120,7 +120,7 @@ func (m *Manager) startProcess(ctx context.Context, s *sandbox, c *container) (w
 
 // rootSource is the container's overlay. A volatile upper refuses a second mount, so each attempt starts with a work
 // directory of its own (DESIGN decision 12).
-func (m *Manager) rootSource(c *container, layers []string) (*mounts.OverlaySource, error) {
+func (m *containerManager) rootSource(c *container, layers []string) (*mounts.OverlaySource, error) {
 	work := filepath.Join(m.stateDir(c.id), "work")
 	if err := os.RemoveAll(work); err != nil {
 		return nil, fmt.Errorf("clear work directory: %w", err)
@@ -131,7 +131,7 @@ func (m *Manager) rootSource(c *container, layers []string) (*mounts.OverlaySour
 	return &mounts.OverlaySource{Lower: layers, Upper: filepath.Join(m.stateDir(c.id), "upper"), Work: work, Volatile: true}, nil
 }
 
-func (m *Manager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
+func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
 	dir := m.runDir(c.id)
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
@@ -141,7 +141,7 @@ func (m *Manager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launc
 }
 
 // recordFailedStart makes a failed start an exit that the kubelet understands, and gives back what the start took.
-func (m *Manager) recordFailedStart(ctx context.Context, c *container, cause error) {
+func (m *containerManager) recordFailedStart(ctx context.Context, c *container, cause error) {
 	back, cancel := teardownContext(ctx)
 	defer cancel()
 	log := klog.FromContext(ctx)
@@ -160,7 +160,7 @@ func (m *Manager) recordFailedStart(ctx context.Context, c *container, cause err
 }
 
 // releaseRun gives back what a run took: processes, cgroup, FIFOs. Every part may be gone already.
-func (m *Manager) releaseRun(ctx context.Context, c *container) error {
+func (m *containerManager) releaseRun(ctx context.Context, c *container) error {
 	var errs []error
 	group := c.record().CgroupPath
 	if err := m.cfg.Cgroups.Kill(ctx, group); err != nil {

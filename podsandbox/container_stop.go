@@ -40,7 +40,7 @@ func (r *stopRequest) wasKilled() bool {
 // StopContainer sends the stop signal once and, timeout later, SIGKILL; it returns when the container is exited.
 // Several stops of one container run side by side, so that a shorter timeout shortens. A caller that vanishes kills:
 // the kubelet's own deadline is longer than the timeout it asks for (B24). An unknown or not running container is success.
-func (m *Manager) StopContainer(ctx context.Context, id string, timeout time.Duration) error {
+func (m *containerManager) StopContainer(ctx context.Context, id string, timeout time.Duration) error {
 	c, err := m.containers.find("container", id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -56,7 +56,7 @@ func (m *Manager) StopContainer(ctx context.Context, id string, timeout time.Dur
 	return m.stopContainer(ctx, c, timeout)
 }
 
-func (m *Manager) stopContainer(ctx context.Context, c *container, timeout time.Duration) error {
+func (m *containerManager) stopContainer(ctx context.Context, c *container, timeout time.Duration) error {
 	if c.record().Phase != record.ContainerRunning {
 		return nil
 	}
@@ -83,7 +83,7 @@ func (m *Manager) stopContainer(ctx context.Context, c *container, timeout time.
 
 // killContainer ends all processes of a running container and waits until it is recorded as exited. One that is stuck
 // in the kernel stays running, and is an error (B25).
-func (m *Manager) killContainer(ctx context.Context, c *container) error {
+func (m *containerManager) killContainer(ctx context.Context, c *container) error {
 	c.stop.first(&c.stop.killed)
 	ctx, cancel := context.WithTimeout(ctx, killDeadline)
 	defer cancel()
@@ -106,13 +106,13 @@ func (m *Manager) killContainer(ctx context.Context, c *container) error {
 }
 
 // killProcess ends a process of the keeper's that is no container (a reaper) and makes the keeper forget it.
-func (m *Manager) killProcess(ctx context.Context, id string) error {
+func (m *core) killProcess(ctx context.Context, id string) error {
 	client := m.keeper.Load()
 	if client == nil {
 		return m.Ready()
 	}
 	waiter := m.awaitExit(id)
-	defer m.execs.Delete(id)
+	defer m.waiters.Delete(id)
 	err := client.Signal(ctx, id, unix.SIGKILL, false)
 	switch {
 	case errors.Is(err, keeper.ErrUnknown):
@@ -144,7 +144,7 @@ func forget(ctx context.Context, client *keeper.Client, id string) error {
 }
 
 // RemoveContainer removes a container, killing it first if it runs; the log stays. An unknown id is success.
-func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
+func (m *containerManager) RemoveContainer(ctx context.Context, id string) error {
 	c, err := m.containers.find("container", id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -169,7 +169,7 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 }
 
 // teardownContainer is the one way back of a failed create, of Remove and of recovery; the record goes last.
-func (m *Manager) teardownContainer(ctx context.Context, c *container) error {
+func (m *containerManager) teardownContainer(ctx context.Context, c *container) error {
 	err := m.releaseRun(ctx, c)
 	if client := m.keeper.Load(); client != nil {
 		err = errors.Join(err, forget(ctx, client, c.id))
@@ -187,6 +187,6 @@ func (m *Manager) teardownContainer(ctx context.Context, c *container) error {
 		return fmt.Errorf("delete record: %w", err)
 	}
 	m.containers.delete(c.id)
-	m.containerKey.CompareAndDelete(containerKey(c.record().SandboxID, c.config.GetMetadata()), c.id)
+	m.containerKeys.CompareAndDelete(containerKey(c.record().SandboxID, c.config.GetMetadata()), c.id)
 	return nil
 }

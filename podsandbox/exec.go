@@ -48,7 +48,7 @@ func (t *execTemplate) with(args []string) *spec.Launchable {
 
 // ExecSync runs args in a running container and waits for its end. After timeout (0: none) the command and all it
 // started are killed, and the error is ErrTimeout; the container goes on.
-func (m *Manager) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*ExecResult, error) {
+func (m *execManager) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*ExecResult, error) {
 	if len(args) == 0 {
 		return nil, kindf(ErrInvalid, "exec in container %q: cmd is empty", id)
 	}
@@ -74,7 +74,7 @@ func (m *Manager) ExecSync(ctx context.Context, id string, args []string, timeou
 	return result, nil
 }
 
-func (m *Manager) execSync(ctx context.Context, c *container, args []string) (*ExecResult, error) {
+func (m *execManager) execSync(ctx context.Context, c *container, args []string) (*ExecResult, error) {
 	template, err := m.execTemplate(c)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func (m *Manager) execSync(ctx context.Context, c *container, args []string) (*E
 	defer output.close()
 	execID := "exec-" + record.NewID()
 	waiter := m.awaitExit(execID)
-	defer m.execs.Delete(execID)
+	defer m.waiters.Delete(execID)
 	process, err := m.launch(ctx, launchRequest{
 		id: execID, container: c.id, kind: wire.KindExec, launchable: template.with(args), cgroup: c.record().CgroupPath, streams: s,
 	})
@@ -106,14 +106,14 @@ func (m *Manager) execSync(ctx context.Context, c *container, args []string) (*E
 	}
 }
 
-func (m *Manager) execError(ctx context.Context, err error) error {
+func (m *execManager) execError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return kindf(ErrTimeout, "timed out while it was being started: %w", err)
 	}
 	return err
 }
 
-func (m *Manager) forgetExec(ctx context.Context, execID string) {
+func (m *execManager) forgetExec(ctx context.Context, execID string) {
 	client := m.keeper.Load()
 	if client == nil {
 		return
@@ -125,7 +125,7 @@ func (m *Manager) forgetExec(ctx context.Context, execID string) {
 	}
 }
 
-func (m *Manager) execTemplate(c *container) (*execTemplate, error) {
+func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
 	if t := c.exec.Load(); t != nil {
 		return t, nil
 	}

@@ -15,7 +15,7 @@ import (
 // killTree ends a command that was executed in a container, and everything it started, but nothing else in the
 // container: the members of its session (it leads one of its own) and all their descendants. It returns when they
 // are gone and the command is reaped, or after killDeadline (a process stuck in the kernel).
-func (m *Manager) killTree(group string, leader wire.Process, reaped <-chan wire.Exit) {
+func (m *execManager) killTree(group string, leader wire.Process, reaped <-chan wire.Exit) {
 	deadline := time.Now().Add(killDeadline)
 	for time.Now().Before(deadline) {
 		pids, err := m.cfg.Cgroups.Pids(group)

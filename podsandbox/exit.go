@@ -31,7 +31,7 @@ func (m *Manager) OnExit(id string, exit wire.Exit) {
 }
 
 func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
-	if waiter, ok := m.execs.Load(id); ok {
+	if waiter, ok := m.waiters.Load(id); ok {
 		select {
 		case waiter.(chan wire.Exit) <- exit:
 		default: // it has its answer
@@ -51,7 +51,7 @@ func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
 
 // finish records a container's exit. What decides the reason is read before EXITED is visible, and nothing of the
 // container runs any more by then (B19, B22).
-func (m *Manager) finish(ctx context.Context, c *container, exit wire.Exit) error {
+func (m *containerManager) finish(ctx context.Context, c *container, exit wire.Exit) error {
 	rec := c.record()
 	if rec.Phase != record.ContainerRunning {
 		return nil // not recorded as started yet: startContainer asks for the exit when it is
@@ -89,7 +89,7 @@ func (m *Manager) finish(ctx context.Context, c *container, exit wire.Exit) erro
 
 // exitReason gives an exit the field's words (B18). Only a kill that podwright did not send, in a group whose memory
 // limit was hit, is an OOM kill: an exec'd child that was killed earlier does not make a later exit one (B21).
-func (m *Manager) exitReason(c *container, exit wire.Exit) (reason, message string) {
+func (m *containerManager) exitReason(c *container, exit wire.Exit) (reason, message string) {
 	const killed = 128 + 9
 	switch {
 	case exit.Lost:
@@ -105,8 +105,8 @@ func (m *Manager) exitReason(c *container, exit wire.Exit) (reason, message stri
 	return "Error", ""
 }
 
-// deliverEarlyExit asks for an exit that may have come before the container was recorded as running.
-func (m *Manager) deliverEarlyExit(c *container) {
+// deliverEarlyExit handles an exit that came before the container was recorded as running.
+func (m *containerManager) deliverEarlyExit(c *container) {
 	client := m.keeper.Load()
 	if client == nil {
 		return
@@ -114,13 +114,16 @@ func (m *Manager) deliverEarlyExit(c *container) {
 	ctx, cancel := context.WithTimeout(context.Background(), exitDeadline)
 	defer cancel()
 	exit, exited, err := client.Exit(ctx, c.id)
-	if err == nil && exited {
-		m.OnExit(c.id, exit)
+	if err != nil || !exited {
+		return
+	}
+	if err := m.finish(ctx, c, exit); err != nil {
+		klog.FromContext(ctx).Error(err, "Could not record an exit; the keeper keeps it", "containerID", c.id)
 	}
 }
 
 // reaperExited: without its PID 1 a shared PID namespace is dead, and with it every process inside (B11).
-func (m *Manager) reaperExited(ctx context.Context, s *sandbox) {
+func (m *sandboxManager) reaperExited(ctx context.Context, s *sandbox) {
 	if s.record().Phase != record.SandboxReady {
 		return
 	}
@@ -133,8 +136,8 @@ func (m *Manager) reaperExited(ctx context.Context, s *sandbox) {
 }
 
 // awaitExit makes a place for the exit of a process that is no container; the caller deletes it from execs.
-func (m *Manager) awaitExit(id string) chan wire.Exit {
+func (m *core) awaitExit(id string) chan wire.Exit {
 	waiter := make(chan wire.Exit, 1)
-	m.execs.Store(id, waiter)
+	m.waiters.Store(id, waiter)
 	return waiter
 }

@@ -28,7 +28,7 @@ type launchRequest struct {
 
 // launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns when
 // the workload's own program runs, or with the step that failed.
-func (m *Manager) launch(ctx context.Context, req launchRequest) (wire.Process, error) {
+func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, error) {
 	client := m.keeper.Load()
 	if client == nil {
 		return wire.Process{}, m.Ready()
@@ -84,7 +84,7 @@ func (o *openedNeeds) close() {
 	}
 }
 
-func (m *Manager) openNeeds(ctx context.Context, req launchRequest, tasks []*os.File, opened *openedNeeds) error {
+func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.File, opened *openedNeeds) error {
 	nextTask := 0
 	for i, need := range req.launchable.Needs {
 		var f *os.File
@@ -117,7 +117,7 @@ func (m *Manager) openNeeds(ctx context.Context, req launchRequest, tasks []*os.
 	return nil
 }
 
-func (m *Manager) openBind(ctx context.Context, launchable *spec.Launchable, index int, bind spec.Bind) (*os.File, error) {
+func (m *core) openBind(ctx context.Context, launchable *spec.Launchable, index int, bind spec.Bind) (*os.File, error) {
 	tree, err := m.cfg.Mounts.OpenBind(ctx, bindSource(bind))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, kindf(ErrInvalid, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)

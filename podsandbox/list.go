@@ -11,7 +11,7 @@ import (
 
 // ListSandboxes gives the sandboxes that match every part of filter, newest first. It reads memory only and
 // takes no lock, whatever else is stuck.
-func (m *Manager) ListSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox {
+func (m *core) ListSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox {
 	list := []*criv1.PodSandbox{}
 	m.sandboxes.each(func(s *sandbox) {
 		rec := s.record()
@@ -37,7 +37,7 @@ func (m *Manager) ListSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSand
 }
 
 // ListContainers gives the containers that match every part of filter, newest first, from memory like ListSandboxes.
-func (m *Manager) ListContainers(filter *criv1.ContainerFilter) []*criv1.Container {
+func (m *core) ListContainers(filter *criv1.ContainerFilter) []*criv1.Container {
 	list := []*criv1.Container{}
 	m.containers.each(func(c *container) {
 		rec := c.record()

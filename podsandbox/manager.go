@@ -68,26 +68,48 @@ type Config struct {
 	Images     Images
 }
 
-// Manager runs sandboxes and containers.
+// Manager runs sandboxes and containers. Its verbs come from the parts it is made of.
 type Manager struct {
+	*core
+	*sandboxManager
+	*containerManager
+	*execManager
+
+	exits sync.WaitGroup // exits being processed
+}
+
+// core is what the parts share: the configuration, the objects in memory and how they are recorded.
+type core struct {
 	cfg    Config
 	keeper atomic.Pointer[keeper.Client] // nil until Start
 
-	sandboxes    table[sandbox]
-	containers   table[container]
-	sandboxKeys  sync.Map // identity -> sandbox id, of finished sandboxes
-	containerKey sync.Map // identity -> container id
-	creating     sync.Map // ids of sandboxes that are being made
-	execs        sync.Map // exec id -> chan wire.Exit
-	bad          atomic.Pointer[[]record.Bad]
+	sandboxes     table[sandbox]
+	containers    table[container]
+	sandboxKeys   sync.Map // identity -> sandbox id, of finished sandboxes
+	containerKeys sync.Map // identity -> container id
+	creating      sync.Map // ids of sandboxes that are being made
+	waiters       sync.Map // keeper id -> chan wire.Exit, of processes that are no containers
+	bad           atomic.Pointer[[]record.Bad]
 
-	ops      operations
-	accounts accountCache
-	clock    clock
-	exits    sync.WaitGroup // exits being processed
-
+	ops       operations
+	clock     clock
 	recovered chan struct{} // closed once Start has recovered every record
 }
+
+// sandboxManager has the verbs of sandboxes; it stops and removes their containers.
+type sandboxManager struct {
+	*core
+	containerVerbs *containerManager
+}
+
+// containerManager has the verbs of containers, and what follows their exit.
+type containerManager struct {
+	*core
+	accounts accountCache
+}
+
+// execManager runs commands in containers.
+type execManager struct{ *core }
 
 // New checks cfg and makes the directories. Nothing works before Start.
 func New(cfg Config) (*Manager, error) {
@@ -95,7 +117,12 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Seccomp == nil || cfg.Network == nil || cfg.Images == nil || cfg.BootID == "" || cfg.CgroupParent == "" {
 		return nil, errors.New("podsandbox: a required part of the configuration is missing")
 	}
-	m := &Manager{cfg: cfg, recovered: make(chan struct{})}
+	shared := &core{cfg: cfg, recovered: make(chan struct{})}
+	containers := &containerManager{core: shared}
+	m := &Manager{
+		core: shared, containerManager: containers, execManager: &execManager{core: shared},
+		sandboxManager: &sandboxManager{core: shared, containerVerbs: containers},
+	}
 	for _, dir := range []string{m.stateDir(""), m.runDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
@@ -105,7 +132,7 @@ func New(cfg Config) (*Manager, error) {
 }
 
 // Ready says why nothing can be started now, or nil. It reads memory only.
-func (m *Manager) Ready() error {
+func (m *core) Ready() error {
 	select {
 	case <-m.recovered:
 	default:
@@ -118,7 +145,7 @@ func (m *Manager) Ready() error {
 }
 
 // SandboxIDs gives every sandbox there is, those with unreadable records too: what CNI GC must not take for leftovers.
-func (m *Manager) SandboxIDs() []string {
+func (m *core) SandboxIDs() []string {
 	var ids []string
 	m.sandboxes.each(func(s *sandbox) { ids = append(ids, s.id) })
 	m.creating.Range(func(id, _ any) bool { ids = append(ids, id.(string)); return true })
@@ -129,7 +156,7 @@ func (m *Manager) SandboxIDs() []string {
 }
 
 // Operations lists the creates under way, oldest first.
-func (m *Manager) Operations() []*Operation { return m.ops.list() }
+func (m *core) Operations() []*Operation { return m.ops.list() }
 
 // Shutdown waits for running creates and exits to be recorded. Containers keep running.
 func (m *Manager) Shutdown(ctx context.Context) error {
@@ -152,10 +179,10 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 }
 
 // stateDir is where a container's writable layer and volumes are; with "" the directory of all.
-func (m *Manager) stateDir(id string) string { return filepath.Join(m.cfg.StateDir, "containers", id) }
+func (m *core) stateDir(id string) string { return filepath.Join(m.cfg.StateDir, "containers", id) }
 
 // runDir is where a container's FIFOs are; with "" the directory of all.
-func (m *Manager) runDir(id string) string { return filepath.Join(m.cfg.RunDir, "containers", id) }
+func (m *core) runDir(id string) string { return filepath.Join(m.cfg.RunDir, "containers", id) }
 
 // How long things may take that outlive the call that asked for them.
 const (

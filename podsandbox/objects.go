@@ -99,7 +99,7 @@ func (t *table[T]) find(kind, id string) (*T, error) {
 }
 
 // changeSandbox writes what change makes of the record, to disk first and then to memory.
-func (m *Manager) changeSandbox(s *sandbox, change func(*record.Sandbox)) error {
+func (m *core) changeSandbox(s *sandbox, change func(*record.Sandbox)) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
 	next := *s.record()
@@ -112,7 +112,7 @@ func (m *Manager) changeSandbox(s *sandbox, change func(*record.Sandbox)) error 
 }
 
 // changeContainer does the same for a container; change answers false to leave it as it is.
-func (m *Manager) changeContainer(c *container, change func(*record.Container) bool) error {
+func (m *core) changeContainer(c *container, change func(*record.Container) bool) error {
 	c.commit.Lock()
 	defer c.commit.Unlock()
 	was := c.record()
@@ -131,7 +131,7 @@ func (m *Manager) changeContainer(c *container, change func(*record.Container) b
 }
 
 // containersOf gives the containers of a sandbox.
-func (m *Manager) containersOf(sandboxID string) []*container {
+func (m *core) containersOf(sandboxID string) []*container {
 	var list []*container
 	m.containers.each(func(c *container) {
 		if c.record().SandboxID == sandboxID {

@@ -22,7 +22,7 @@ import (
 
 // compile makes a container's launchable. It is made anew at each start from the recorded spec, so that a start
 // after a restart of the daemon is no special case; the filter comes from the compiler's cache.
-func (m *Manager) compile(id string, ociSpec *specs.Spec) (*spec.Launchable, error) {
+func (m *core) compile(id string, ociSpec *specs.Spec) (*spec.Launchable, error) {
 	in := spec.CompileInput{ID: id, Node: m.cfg.Node}
 	if profile := ociSpec.Linux.Seccomp; profile != nil {
 		filter, err := m.cfg.Seccomp.Compile(profile)
@@ -34,7 +34,7 @@ func (m *Manager) compile(id string, ociSpec *specs.Spec) (*spec.Launchable, err
 	return spec.Compile(ociSpec, in)
 }
 
-func (m *Manager) recordedSpec(id string) (*specs.Spec, error) {
+func (m *core) recordedSpec(id string) (*specs.Spec, error) {
 	raw, err := m.cfg.Records.Spec(id)
 	if err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
@@ -47,7 +47,7 @@ func (m *Manager) recordedSpec(id string) (*specs.Spec, error) {
 }
 
 // seccompSpec resolves the profile a container asks for; nil is unconfined.
-func (m *Manager) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccomp, error) {
+func (m *containerManager) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccomp, error) {
 	kind, path, err := spec.SeccompProfile(config)
 	if err != nil {
 		return nil, kindf(ErrInvalid, "%w", err)
@@ -80,7 +80,7 @@ func (m *Manager) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccom
 
 // fillVolumes makes the directory of each image VOLUME and copies into it what the image has at that place, looked up
 // inside the image's layers (CVE-2022-23648).
-func (m *Manager) fillVolumes(ctx context.Context, volumes map[string]string, layers []string) error {
+func (m *containerManager) fillVolumes(ctx context.Context, volumes map[string]string, layers []string) error {
 	if len(volumes) == 0 {
 		return nil
 	}

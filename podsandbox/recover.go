@@ -114,7 +114,7 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 		klog.FromContext(ctx).Error(err, "Could not hold the image of a recovered container", "containerID", rec.ID, "image", rec.ImageID)
 	}
 	r.m.containers.put(rec.ID, newContainer(rec, config, digest))
-	r.m.containerKey.Store(containerKey(rec.SandboxID, config.GetMetadata()), rec.ID)
+	r.m.containerKeys.Store(containerKey(rec.SandboxID, config.GetMetadata()), rec.ID)
 }
 
 // sandbox brings one sandbox's record in line with the kernel.
@@ -314,7 +314,7 @@ func (r *recovery) endStranger(ctx context.Context, id string) error {
 }
 
 // keepBad lists records that could not be used; they stay on disk until they are removed.
-func (m *Manager) keepBad(ctx context.Context, bad []record.Bad) {
+func (m *core) keepBad(ctx context.Context, bad []record.Bad) {
 	if len(bad) == 0 {
 		return
 	}
@@ -327,7 +327,7 @@ func (m *Manager) keepBad(ctx context.Context, bad []record.Bad) {
 }
 
 // badRecords gives the unreadable records of one kind, or all for "".
-func (m *Manager) badRecords(kind string) []record.Bad {
+func (m *core) badRecords(kind string) []record.Bad {
 	all := m.bad.Load()
 	if all == nil {
 		return nil

@@ -24,7 +24,7 @@ import (
 
 // RunSandbox makes a sandbox and answers its id once it is ready. The same identity with the same configuration
 // joins the running create or answers the finished sandbox; with another one it is ErrExists.
-func (m *Manager) RunSandbox(ctx context.Context, config *criv1.PodSandboxConfig, handler string) (string, error) {
+func (m *sandboxManager) RunSandbox(ctx context.Context, config *criv1.PodSandboxConfig, handler string) (string, error) {
 	if handler != "" {
 		return "", kindf(ErrInvalid, "run sandbox: runtime_handler %q: unknown; the only handler is \"\"", handler)
 	}
@@ -64,7 +64,7 @@ func (m *Manager) RunSandbox(ctx context.Context, config *criv1.PodSandboxConfig
 
 // makeSandbox records, acquires and publishes one sandbox. Any failure goes through the one teardown; what that
 // cannot finish stays listed as not ready, so that Stop and Remove are tried again (B8).
-func (m *Manager) makeSandbox(ctx context.Context, op *Operation, config *criv1.PodSandboxConfig, digest [sha256.Size]byte) (string, error) {
+func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config *criv1.PodSandboxConfig, digest [sha256.Size]byte) (string, error) {
 	raw, err := protojson.Marshal(config)
 	if err != nil {
 		return "", kindf(ErrInvalid, "encode sandbox config: %w", err)
@@ -100,7 +100,7 @@ func (m *Manager) makeSandbox(ctx context.Context, op *Operation, config *criv1.
 }
 
 // acquire takes what a sandbox consists of, in the order teardownSandbox gives it back.
-func (m *Manager) acquire(ctx context.Context, op *Operation, s *sandbox) error {
+func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox) error {
 	own := spec.SandboxNamespaces(s.config)
 	early, late, err := sysctls(s.config)
 	if err != nil {
@@ -146,7 +146,7 @@ func (m *Manager) acquire(ctx context.Context, op *Operation, s *sandbox) error 
 
 // attach runs CNI ADD. The record owes a DEL from before the first plugin runs, and keeps the results of those that
 // answered before another failed.
-func (m *Manager) attach(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) attach(ctx context.Context, s *sandbox) error {
 	if err := m.cfg.Network.Status(); err != nil {
 		return kindf(ErrUnavailable, "attach network: %w", err)
 	}
@@ -164,7 +164,7 @@ func (m *Manager) attach(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-func (m *Manager) recordAttachment(s *sandbox, attachment *cni.Attachment) error {
+func (m *sandboxManager) recordAttachment(s *sandbox, attachment *cni.Attachment) error {
 	raw, err := json.Marshal(attachment)
 	if err != nil {
 		return fmt.Errorf("encode network attachment: %w", err)
@@ -172,7 +172,7 @@ func (m *Manager) recordAttachment(s *sandbox, attachment *cni.Attachment) error
 	return m.changeSandbox(s, func(r *record.Sandbox) { r.Attachment, r.IPs = raw, attachment.IPs() })
 }
 
-func (m *Manager) cniPod(s *sandbox) cni.Pod {
+func (m *sandboxManager) cniPod(s *sandbox) cni.Pod {
 	md, config := s.config.GetMetadata(), s.config
 	pod := cni.Pod{
 		SandboxID: s.id, Name: md.GetName(), Namespace: md.GetNamespace(), UID: md.GetUid(),
@@ -190,7 +190,7 @@ func (m *Manager) cniPod(s *sandbox) cni.Pod {
 }
 
 // startReaper starts the PID 1 of a shared PID namespace: init itself, which stays and reaps.
-func (m *Manager) startReaper(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) startReaper(ctx context.Context, s *sandbox) error {
 	launchable, err := spec.Reaper(spec.ReaperInput{
 		ID: s.id, Node: m.cfg.Node, NetPath: m.cfg.Namespaces.Path(s.id, namespace.Net),
 		IPCPath: m.cfg.Namespaces.Path(s.id, namespace.IPC), UTSPath: m.cfg.Namespaces.Path(s.id, namespace.UTS),
@@ -206,7 +206,7 @@ func (m *Manager) startReaper(ctx context.Context, s *sandbox) error {
 }
 
 // reaperCgroup is the group of a sandbox's own PID 1, the only process a sandbox can have.
-func (m *Manager) reaperCgroup(s *sandbox) string { return path.Join(s.record().CgroupParent, s.id) }
+func (m *core) reaperCgroup(s *sandbox) string { return path.Join(s.record().CgroupParent, s.id) }
 
 func fileSpec(config *criv1.PodSandboxConfig, own spec.Namespaces) podfiles.Spec {
 	files := podfiles.Spec{Hostname: hostnameOf(config, own), HostNetwork: !own.Net, HostIPC: !own.IPC, ShmBytes: podfiles.DefaultShmBytes}

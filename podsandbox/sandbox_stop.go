@@ -14,7 +14,7 @@ import (
 
 // StopSandbox kills what runs in the sandbox and gives its network and namespaces back; it may be repeated, and
 // an unknown id is success. What fails is tried again by the next Stop.
-func (m *Manager) StopSandbox(ctx context.Context, id string) error {
+func (m *sandboxManager) StopSandbox(ctx context.Context, id string) error {
 	s, err := m.sandboxes.find("sandbox", id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
@@ -35,7 +35,7 @@ func (m *Manager) StopSandbox(ctx context.Context, id string) error {
 }
 
 // RemoveSandbox stops the sandbox and removes it with all its containers; an unknown id is success.
-func (m *Manager) RemoveSandbox(ctx context.Context, id string) error {
+func (m *sandboxManager) RemoveSandbox(ctx context.Context, id string) error {
 	s, err := m.sandboxes.find("sandbox", id)
 	if errors.Is(err, ErrNotFound) {
 		return m.removeBad(id)
@@ -51,7 +51,7 @@ func (m *Manager) RemoveSandbox(ctx context.Context, id string) error {
 	defer cancel()
 	err = m.stopSandbox(back, s)
 	for _, c := range m.containersOf(s.id) {
-		err = errors.Join(err, m.RemoveContainer(back, c.id))
+		err = errors.Join(err, m.containerVerbs.RemoveContainer(back, c.id))
 	}
 	if err == nil {
 		err = m.teardownSandbox(back, s)
@@ -63,7 +63,7 @@ func (m *Manager) RemoveSandbox(ctx context.Context, id string) error {
 }
 
 // stopSandbox leaves the sandbox not ready, with nothing running and no network.
-func (m *Manager) stopSandbox(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) stopSandbox(ctx context.Context, s *sandbox) error {
 	if s.record().Phase != record.SandboxNotReady {
 		// From here on no container starts in it (B15).
 		if err := m.changeSandbox(s, func(r *record.Sandbox) { r.Phase = record.SandboxNotReady }); err != nil {
@@ -76,7 +76,7 @@ func (m *Manager) stopSandbox(ctx context.Context, s *sandbox) error {
 	return m.release(ctx, s)
 }
 
-func (m *Manager) killContainers(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) killContainers(ctx context.Context, s *sandbox) error {
 	list := m.containersOf(s.id)
 	errs := make([]error, len(list))
 	var wait sync.WaitGroup
@@ -85,7 +85,7 @@ func (m *Manager) killContainers(ctx context.Context, s *sandbox) error {
 		// Owner: this call, which waits; each ends by killDeadline.
 		go func() {
 			defer wait.Done()
-			errs[i] = m.StopContainer(ctx, c.id, 0)
+			errs[i] = m.containerVerbs.StopContainer(ctx, c.id, 0)
 		}()
 	}
 	wait.Wait()
@@ -93,7 +93,7 @@ func (m *Manager) killContainers(ctx context.Context, s *sandbox) error {
 }
 
 // release gives back what acquire took, in reverse order. Every step may have been done before.
-func (m *Manager) release(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) release(ctx context.Context, s *sandbox) error {
 	var errs []error
 	if err := m.stopReaper(ctx, s); err != nil {
 		errs = append(errs, fmt.Errorf("end the sandbox's PID 1: %w", err))
@@ -112,7 +112,7 @@ func (m *Manager) release(ctx context.Context, s *sandbox) error {
 }
 
 // detach runs CNI DEL from the stored attachment. After a reboot the namespace is gone and DEL still owed (B10).
-func (m *Manager) detach(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) detach(ctx context.Context, s *sandbox) error {
 	rec := s.record()
 	if len(rec.Attachment) == 0 {
 		return nil
@@ -127,7 +127,7 @@ func (m *Manager) detach(ctx context.Context, s *sandbox) error {
 	return m.changeSandbox(s, func(r *record.Sandbox) { r.Attachment = nil })
 }
 
-func (m *Manager) stopReaper(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) stopReaper(ctx context.Context, s *sandbox) error {
 	if spec.SandboxNamespaces(s.config).PID != spec.PIDShared {
 		return nil
 	}
@@ -150,7 +150,7 @@ func (m *Manager) stopReaper(ctx context.Context, s *sandbox) error {
 
 // teardownSandbox is the one way back of a failed create, of Remove and of recovery. The record goes last, and
 // stays if anything failed.
-func (m *Manager) teardownSandbox(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) teardownSandbox(ctx context.Context, s *sandbox) error {
 	if err := m.release(ctx, s); err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (m *Manager) teardownSandbox(ctx context.Context, s *sandbox) error {
 }
 
 // removeBad forgets a record that could not be read, when it is asked for by its id.
-func (m *Manager) removeBad(id string) error {
+func (m *sandboxManager) removeBad(id string) error {
 	bad := m.bad.Load()
 	if bad == nil {
 		return nil

@@ -15,7 +15,7 @@ import (
 )
 
 // SandboxStatus answers from memory; verbose adds the "info" JSON that crictl shows.
-func (m *Manager) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusResponse, error) {
+func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusResponse, error) {
 	s, err := m.sandboxes.find("sandbox", id)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func namespaceOptions(config *criv1.PodSandboxConfig) *criv1.NamespaceOption {
 }
 
 // ContainerStatus answers from memory; verbose adds pid, sandboxID, config, runtimeSpec and the plan.
-func (m *Manager) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusResponse, error) {
+func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusResponse, error) {
 	c, err := m.containers.find("container", id)
 	if err != nil {
 		return nil, err
