@@ -28,6 +28,9 @@ func capHeader() *[2]uint32 { return &[2]uint32{capVersion3, 0} }
 
 // execLabel sets an LSM attribute of this thread through the procfs that was opened before the container's.
 func execLabel(r *runner, op *launch.Op) (string, syscall.Errno) {
+	if strings.Contains(op.Path, "..") {
+		return "", syscall.EINVAL // another process's
+	}
 	file := "thread-self/attr/" + strings.TrimPrefix(op.Path, "/")
 	return "/proc/" + file, r.writeProc(file, op.Arg)
 }

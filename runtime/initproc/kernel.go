@@ -18,7 +18,6 @@ const (
 	sysFsmount      = 432
 	sysCloseRange   = 436
 	sysOpenat2      = 437
-	sysFaccessat2   = 439
 	sysMountSetattr = 442
 )
 
@@ -29,7 +28,6 @@ const (
 	atEmptyPath = 0x1000
 	atNoFollow  = 0x100
 	atRecursive = 0x8000
-	atSymNoFoll = 0x100
 
 	resolveNoXdev       = 0x1
 	resolveNoMagiclinks = 0x2
@@ -67,7 +65,6 @@ const (
 	waitAll         = 0x40000000 // __WALL
 	cloneFlagParent = 0x8000
 	cloneFlagFiles  = 0x400
-	cloneNewCgroup  = 0x2000000
 )
 
 // call is one system call outside Go's scheduler. Pointers converted in its argument list stay alive and in place.

@@ -27,7 +27,8 @@ import (
 var lab struct {
 	skip   string // why there is none
 	init   int    // sealed memfd with podwright-init
-	image  string // directory with busybox, linked into every root file system
+	image  string // busybox, linked into every root file system
+	probe  string // testdata/probe, for what busybox can't tell
 	keeper chan func()
 	tid    int // of the keeper thread
 }
@@ -55,10 +56,13 @@ func setUpLab() (dir string, err error) {
 		return "", err
 	}
 	binary := filepath.Join(dir, "podwright-init")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "../../cmd/podwright-init")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("%w: %s", err, out)
+	lab.probe = filepath.Join(dir, "probe")
+	for output, source := range map[string]string{binary: "../../cmd/podwright-init", lab.probe: "./testdata/probe"} {
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, source)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			return dir, fmt.Errorf("%w: %s", err, out)
+		}
 	}
 	if lab.init, err = sealedCopy(binary); err != nil {
 		return dir, err

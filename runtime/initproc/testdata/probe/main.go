@@ -1,0 +1,27 @@
+// Command probe is the workload of tests that ask what no shell can: it prints one fact about itself.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	switch os.Args[1] {
+	case "keyring": // the session keyring's id and description
+		id, err := unix.KeyctlGetKeyringID(unix.KEY_SPEC_SESSION_KEYRING, false)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		description, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, id)
+		fmt.Println(id, description, err)
+	case "session": // process id, session, parent's death signal, dumpable
+		sid, _ := unix.Getsid(0)
+		dumpable, _ := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+		keep, _ := unix.PrctlRetInt(unix.PR_GET_KEEPCAPS, 0, 0, 0, 0)
+		fmt.Println(os.Getpid() == sid, dumpable, keep)
+	}
+}
