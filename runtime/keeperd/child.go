@@ -208,7 +208,7 @@ func (k *keeper) closeStdin(c *child) {
 	if c.stdinWrite >= 0 {
 		unix.Close(c.stdinWrite)
 		c.stdinWrite = -1
-		k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID, Roles: []wire.Role{wire.RoleStdinWrite}})
+		k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID, Role: wire.RoleStdinWrite})
 	}
 }
 

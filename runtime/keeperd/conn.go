@@ -244,6 +244,9 @@ func (k *keeper) forgetOrKill(c *child, kill bool) error {
 		return &wire.Error{Code: wire.CodeState, Text: "child " + c.ID + " has not exited"}
 	default:
 		c.gone = true
+		if c.state == starting { // the answer is an error, even if its workload begins this moment
+			c.launching.failure = &wire.Error{Code: wire.CodeState, Text: "launch of " + c.ID + " was given up"}
+		}
 		if c.pidfd >= 0 {
 			unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
 		}

@@ -35,7 +35,7 @@ const (
 // Messages between keeper and anchor; none is answered except OpHandover.
 const (
 	OpHold     Op = "hold"     // ID, Process (PID 0: reaped), descriptors to hold beside those held already
-	OpDrop     Op = "drop"     // ID; Roles: only these, none: everything
+	OpDrop     Op = "drop"     // ID; Role: only that descriptor, none: everything
 	OpHandover Op = "handover" // all that is held comes as OpHold messages, then OpEnd; one descriptor: to there
 	OpEnd      Op = "end"      // end of the hand-over; Clean: the keeper before left no log line unfinished
 	OpBinary   Op = "binary"   // descriptors "binary" and "init", for the next keeper
@@ -80,7 +80,8 @@ type Message struct {
 	Seq      uint64   `json:"seq,omitempty"`
 	Op       Op       `json:"op"`
 	ID       string   `json:"id,omitempty"`
-	Roles    []Role   `json:"roles,omitempty"`
+	Roles    []Role   `json:"roles,omitempty"` // of the descriptors that come with it
+	Role     Role     `json:"role,omitempty"`
 	Error    *Error   `json:"error,omitempty"`
 	Hello    *Hello   `json:"hello,omitempty"`
 	Launch   *Launch  `json:"launch,omitempty"`

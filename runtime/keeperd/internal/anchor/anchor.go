@@ -195,7 +195,9 @@ func (a *anchor) handle(m *wire.Message, fds []int) {
 		}
 		return
 	case wire.OpDrop:
-		if h := a.held[m.ID]; h != nil && len(m.Roles) == 0 {
+		if h := a.held[m.ID]; h != nil && m.Role != "" {
+			h.drop(m.Role)
+		} else if h != nil {
 			wire.CloseAll(h.Fds)
 			delete(a.held, m.ID)
 		}

@@ -1,0 +1,196 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/podwright/podwright/runtime/wire"
+	"golang.org/x/sys/unix"
+)
+
+// openRunDir opens the run directory. Sockets are bound and reached below it through its descriptor: a path may be
+// longer than the 108 bytes of a socket's address.
+func (c *Client) openRunDir() (*os.File, error) {
+	dir, err := os.OpenFile(c.config.RunDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open keeper's directory: %w", err)
+	}
+	return dir, nil
+}
+
+func socketAddress(dir *os.File) *unix.SockaddrUnix {
+	return &unix.SockaddrUnix{Name: "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + wire.SocketName}
+}
+
+// dial gives a connected socket. ENOENT and ECONNREFUSED mean that there is no keeper.
+func (c *Client) dial() (*os.File, error) {
+	dir, err := c.openRunDir()
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socket: %w", err)
+	}
+	if err := unix.Connect(fd, socketAddress(dir)); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("connect to %s: %w", c.config.RunDir+"/"+wire.SocketName, err)
+	}
+	return os.NewFile(uintptr(fd), "keeper"), nil
+}
+
+// startPair starts an anchor, which starts the keeper. Of several clients one does, the others get an error. The lock lies on the open directory, which the anchor and keeper share: it is held for as long as one of them lives.
+func (c *Client) startPair() error {
+	dir, err := c.openRunDir()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another keeper has, or is about to make, its socket in %s: %w", c.config.RunDir, err)
+	}
+	c.anchorFate() // of one before
+	listener, err := listen(dir)
+	if err != nil {
+		return permanentError{fmt.Errorf("listen for keeper: %w", err)}
+	}
+	defer listener.Close()
+	binaries, err := c.programs()
+	if err != nil {
+		return permanentError{err}
+	}
+	defer closeFiles(binaries)
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	log := c.config.Log
+	if log == nil {
+		log = os.Stderr
+	}
+	files := []*os.File{0: null, 1: log, 2: log, wire.PeerFd: null, wire.ListenerFd: listener, wire.RunDirFd: dir,
+		wire.BinaryFd: binaries[0], wire.InitFd: binaries[1]}
+	files = append(files, c.config.CgroupProcs...)
+	process, err := os.StartProcess("/proc/self/fd/"+strconv.Itoa(wire.BinaryFd),
+		[]string{"podwright-keeper", wire.ArgAnchor, strconv.Itoa(len(c.config.CgroupProcs))},
+		&os.ProcAttr{
+			Files: files,
+			// Nothing of the daemon's environment reaches keeper or init.
+			Env: []string{"GOMAXPROCS=1", "GOGC=25", "GOTRACEBACK=single"},
+			// The unshared mount namespace is made private; the anchor then leaves the host's mounts altogether.
+			Sys: &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS},
+		})
+	if err != nil {
+		return permanentError{fmt.Errorf("start anchor: %w", err)}
+	}
+	c.anchorPID = process.Pid
+	return process.Release() // it outlives us; anchorFate waits for it where it doesn't
+}
+
+// anchorFate reaps an anchor that we started and that has ended, and says how.
+func (c *Client) anchorFate() error {
+	if c.anchorPID == 0 {
+		return nil
+	}
+	var status unix.WaitStatus
+	pid, err := unix.Wait4(c.anchorPID, &status, unix.WNOHANG, nil)
+	if err == nil && pid == 0 {
+		return nil
+	}
+	c.anchorPID = 0
+	return permanentError{fmt.Errorf("anchor ended with wait status %#x, its log says why", int(status))}
+}
+
+func listen(dir *os.File) (*os.File, error) {
+	err := unix.Unlinkat(int(dir.Fd()), wire.SocketName, 0)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), wire.SocketName)
+	// Before bind: the file is never there with another mode.
+	err = errors.Join(unix.Fchmod(fd, 0o600), unix.Bind(fd, socketAddress(dir)), unix.Listen(fd, 128))
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// programs gives keeper and init as sealed memfds: nobody, not even a container that reaches the file through
+// /proc/<pid>/exe (CVE-2019-5736), can change them, and no file system of the host stays busy.
+func (c *Client) programs() ([]*os.File, error) {
+	var files []*os.File
+	for _, path := range []string{c.config.KeeperBinary, c.config.InitBinary} {
+		f, err := sealed(path)
+		if err != nil {
+			closeFiles(files)
+			return nil, fmt.Errorf("copy %s: %w", path, err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+func sealed(path string) (*os.File, error) {
+	source, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer source.Close()
+	fd, err := unix.MemfdCreate("podwright", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
+	if err == unix.EINVAL { // before 6.3: every memfd is executable
+		fd, err = unix.MemfdCreate("podwright", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if _, err = io.Copy(f, source); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func closeFiles(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+// planFile gives a plan's bytes as the sealed memfd that init reads.
+func planFile(plan []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("podwright-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if err == unix.EINVAL { // before 6.3
+		fd, err = unix.MemfdCreate("podwright-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "plan")
+	if _, err = f.Write(plan); err == nil {
+		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("write plan: %w", err)
+	}
+	return f, nil
+}
+
+// undoTimeout bounds what is done for a launch nobody waits for any more.
+const undoTimeout = 10 * time.Second
