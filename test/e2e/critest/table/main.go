@@ -221,8 +221,9 @@ func (v verdict) print(w io.Writer) {
 		v.passed+len(v.failed)+skipped, v.passed, len(v.failed), skipped)
 }
 
-// firstLines keeps a failure readable: gomega prints whole messages of the API.
+// firstLines keeps a failure readable: behind the text, gomega prints whole structures.
 func firstLines(text string, n int) string {
+	text, _, _ = strings.Cut(text, "\nUnexpected error:")
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	if len(lines) > n {
 		lines = append(lines[:n], "...")
