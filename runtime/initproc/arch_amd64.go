@@ -7,5 +7,6 @@ const (
 	sysExecveat    = 322
 	sysMemfdCreate = 319
 
-	elfMachine = 62 // e_machine
+	elfMachine = 62         // e_machine
+	auditArch  = 0xc000003e // AUDIT_ARCH_*
 )

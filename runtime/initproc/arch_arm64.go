@@ -7,5 +7,6 @@ const (
 	sysExecveat    = 281
 	sysMemfdCreate = 279
 
-	elfMachine = 183 // e_machine
+	elfMachine = 183        // e_machine
+	auditArch  = 0xc00000b7 // AUDIT_ARCH_*
 )

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 )
 
 const (
@@ -40,18 +41,19 @@ func user(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if errno != 0 {
 		return "", errno
 	}
-	r.deferred(op)
 	r.userSet = true
-	list := uintptr(0)
-	if len(groups) > 0 {
-		list = r.tail.Pointer(unsafe.Pointer(&groups[0]))
-	}
 	uid, gid := uintptr(op.Flags), uintptr(op.Number)
-	// Cleared again by execve. Without it the change of user would drop what OpCaps is to keep.
-	r.tail.Call(syscall.SYS_PRCTL, prSetKeepCaps, 1)
-	r.tail.Call(syscall.SYS_SETGROUPS, uintptr(len(groups)), list)
-	r.tail.Call(syscall.SYS_SETRESGID, gid, gid, gid)
-	r.tail.Call(syscall.SYS_SETRESUID, uid, uid, uid)
+	r.later(op, ofEither, func(p *spawn.Program) {
+		list := uintptr(0)
+		if len(groups) > 0 {
+			list = p.Pointer(unsafe.Pointer(&groups[0]))
+		}
+		// Cleared again by execve. Without it the change of user would drop what OpCaps is to keep.
+		p.Call(syscall.SYS_PRCTL, prSetKeepCaps, 1)
+		p.Call(syscall.SYS_SETGROUPS, uintptr(len(groups)), list)
+		p.Call(syscall.SYS_SETRESGID, gid, gid, gid)
+		p.Call(syscall.SYS_SETRESUID, uid, uid, uid)
+	})
 	return "", 0
 }
 
@@ -67,21 +69,20 @@ func bounding(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if len(op.Data) != 8 {
 		return "", syscall.EINVAL
 	}
-	r.deferred(op)
 	r.bounded = true
-	r.dropBounding(mask64(op.Data, 0))
+	r.later(op, ofEither, func(p *spawn.Program) { dropBounding(p, mask64(op.Data, 0)) })
 	return "", 0
 }
 
 // dropBounding adds the removal of every capability that is in init's bounding set and not in keep.
-func (r *runner) dropBounding(keep uint64) {
+func dropBounding(p *spawn.Program, keep uint64) {
 	for c := uintptr(0); c <= highestCap; c++ {
 		held, errno := prctl(prCapbsetRead, c)
 		if errno != 0 {
 			return // past the kernel's last capability
 		}
 		if held == 1 && keep&(1<<c) == 0 {
-			r.tail.Call(syscall.SYS_PRCTL, prCapbsetDrop, c)
+			p.Call(syscall.SYS_PRCTL, prCapbsetDrop, c)
 		}
 	}
 }
@@ -90,35 +91,36 @@ func caps(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if len(op.Data) != 5*8 {
 		return "", syscall.EINVAL
 	}
-	r.deferred(op)
-	if !r.bounded {
-		// Dropping from the bounding set needs CAP_SETPCAP in effect, which a change of user took out of it.
-		r.capset(r.permitted, r.permitted, 0)
-		r.dropBounding(mask64(op.Data, 0))
-	}
-	effective, permitted, inheritable, ambient := mask64(op.Data, 1), mask64(op.Data, 2), mask64(op.Data, 3), mask64(op.Data, 4)
-	r.capset(effective, permitted, inheritable)
-	r.tail.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClear)
-	for c := uintptr(0); c <= highestCap; c++ {
-		if ambient&(1<<c) != 0 {
-			r.tail.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientRaise, c)
+	bounded := r.bounded
+	r.later(op, ofEither, func(p *spawn.Program) {
+		if !bounded {
+			// Dropping from the bounding set needs CAP_SETPCAP in effect, which a change of user took out of it.
+			capset(p, r.permitted, r.permitted, 0)
+			dropBounding(p, mask64(op.Data, 0))
 		}
-	}
+		capset(p, mask64(op.Data, 1), mask64(op.Data, 2), mask64(op.Data, 3))
+		p.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClear)
+		ambient := mask64(op.Data, 4)
+		for c := uintptr(0); c <= highestCap; c++ {
+			if ambient&(1<<c) != 0 {
+				p.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientRaise, c)
+			}
+		}
+	})
 	return "", 0
 }
 
-// capset adds capset(2) to the tail.
-func (r *runner) capset(effective, permitted, inheritable uint64) {
+// capset adds capset(2).
+func capset(p *spawn.Program, effective, permitted, inheritable uint64) {
 	data := &[6]uint32{
 		uint32(effective), uint32(permitted), uint32(inheritable),
 		uint32(effective >> 32), uint32(permitted >> 32), uint32(inheritable >> 32),
 	}
-	r.tail.Call(syscall.SYS_CAPSET, r.tail.Pointer(unsafe.Pointer(capHeader())), r.tail.Pointer(unsafe.Pointer(data)))
+	p.Call(syscall.SYS_CAPSET, p.Pointer(unsafe.Pointer(capHeader())), p.Pointer(unsafe.Pointer(data)))
 }
 
 func noNewPrivs(r *runner, op *launch.Op) (string, syscall.Errno) {
-	r.deferred(op)
-	r.tail.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1)
+	r.later(op, ofEither, func(p *spawn.Program) { p.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1) })
 	return "", 0
 }
 
@@ -127,8 +129,13 @@ func seccomp(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if len(op.Data) == 0 || len(op.Data)%8 != 0 || len(op.Data)/8 > 1<<16-1 {
 		return "", syscall.EINVAL
 	}
-	r.deferred(op)
-	filter := &syscall.SockFprog{Len: uint16(len(op.Data) / 8), Filter: (*syscall.SockFilter)(unsafe.Pointer(&op.Data[0]))}
-	r.tail.Call(sysSeccomp, seccompSetFilter, uintptr(op.Flags), r.tail.Pointer(unsafe.Pointer(filter)))
+	who := ofEither
+	if r.joined && !allowsClone(op.Data) {
+		who = ofChildOn
+	}
+	r.later(op, who, func(p *spawn.Program) {
+		filter := &syscall.SockFprog{Len: uint16(len(op.Data) / 8), Filter: (*syscall.SockFilter)(unsafe.Pointer(&op.Data[0]))}
+		p.Call(sysSeccomp, seccompSetFilter, uintptr(op.Flags), p.Pointer(unsafe.Pointer(filter)))
+	})
 	return "", 0
 }

@@ -6,6 +6,7 @@ import (
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 )
 
 const (
@@ -23,36 +24,24 @@ func execute(r *runner, op *launch.Op) (string, syscall.Errno) {
 		return "", syscall.ENOENT
 	}
 	name := r.plan.Args[0]
-	r.announce(op)
-	r.tail.Execute(op.Step, name, candidates(name, r.plan.Env), r.plan.Args, r.plan.Env)
-	r.finish(op)
-	return "", 0
-}
-
-// announce adds the last message before the execution.
-func (r *runner) announce(op *launch.Op) {
-	message := (&launch.Status{Kind: launch.StatusExecNext}).Encode()
-	r.deferred(op)
-	r.tail.Call(syscall.SYS_WRITE, launch.StatusFd, r.tail.Bytes(message), uintptr(len(message)))
-}
-
-// finish walks the tail. It doesn't return but with an error of the clone.
-func (r *runner) finish(op *launch.Op) {
+	paths := candidates(name, r.plan.Env)
+	r.later(op, ofChild, func(p *spawn.Program) {
+		announce(p)
+		p.Execute(op.Step, name, paths, r.plan.Args, r.plan.Env)
+	})
+	p := r.program(op)
 	resetSignals()
 	// Nothing but stdio and the status socket is left when the clone becomes visible in the container.
 	call(sysCloseRange, launch.PlanFd, launch.PlanFd, 0)
 	call(sysCloseRange, launch.FirstFd, lastFd, 0)
-	if !r.joined {
-		r.tail.Become()
-	}
-	// CLONE_PARENT: the keeper becomes the parent and gets init's own exit signal for it (clone(2)).
-	pid, err := r.tail.Clone(cloneFlagParent, 0)
-	if err != nil {
-		errno, _ := err.(syscall.Errno)
-		fail(op.Step, "", errno)
-	}
-	report(&launch.Status{Kind: launch.StatusChild, Pid: pid})
-	exit(0)
+	p.Become()
+	return "", 0
+}
+
+// announce adds the last message before the execution.
+func announce(p *spawn.Program) {
+	message := (&launch.Status{Kind: launch.StatusExecNext}).Encode()
+	p.Call(syscall.SYS_WRITE, launch.StatusFd, p.Bytes(message), uintptr(len(message)))
 }
 
 // resetSignals gives every signal its default disposition, with all of them blocked until the tail unblocks

@@ -5,6 +5,7 @@ import (
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 )
 
 // The reaper
@@ -36,34 +37,31 @@ func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if errno != 0 {
 		return "", errno
 	}
-	r.deferred(op)
-	if !r.bounded {
-		r.dropBounding(0)
-	}
-	r.tail.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClear)
-	r.capset(0, 0, 0)
-	r.tail.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1)
-	r.announce(op)
-	// The loop waits for signals, so they stay blocked across its execution.
-	blocked := ^uint64(0)
-	r.tail.Call(syscall.SYS_RT_SIGPROCMASK, setMask, r.tail.Pointer(unsafe.Pointer(&blocked)), 0, sigsetSize)
-	for fd := range uintptr(3) {
-		r.tail.Call(syscall.SYS_CLOSE, fd)
-	}
-	r.tail.Call(sysExecveat, uintptr(launch.PlanFd), r.tail.Text(""), r.tail.Texts([]string{"podwright-reap"}), r.tail.Texts(nil), atEmptyPath)
+	r.later(op, ofChild, func(p *spawn.Program) {
+		if !r.bounded {
+			dropBounding(p, 0)
+		}
+		p.Call(syscall.SYS_PRCTL, prCapAmbient, prCapAmbientClear)
+		capset(p, 0, 0, 0)
+		p.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1)
+		announce(p)
+		// The loop waits for signals, so they stay blocked across its execution.
+		blocked := ^uint64(0)
+		p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Pointer(unsafe.Pointer(&blocked)), 0, sigsetSize)
+		for fd := range uintptr(3) {
+			p.Call(syscall.SYS_CLOSE, fd)
+		}
+		p.Call(sysExecveat, launch.PlanFd, p.Text(""), p.Texts([]string{"podwright-reap"}), p.Texts(nil), atEmptyPath)
+	})
+	p := r.program(op)
 	// The descriptor of the plan is free now, and survives the closing of the others.
 	if _, errno = call(syscall.SYS_DUP3, uintptr(program), launch.PlanFd, syscall.O_CLOEXEC); errno != 0 {
 		return "", errno
 	}
-	r.finishReaper()
-	return "", 0
-}
-
-// finishReaper closes the table and walks the tail.
-func (r *runner) finishReaper() {
 	resetSignals()
 	call(sysCloseRange, launch.FirstFd, lastFd, 0)
-	r.tail.Become()
+	p.Become()
+	return "", 0
 }
 
 // reaperFile makes the smallest ELF program around the loop: one header, one segment, the code.

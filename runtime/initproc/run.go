@@ -6,12 +6,10 @@
 package initproc
 
 import (
-	"runtime"
 	"syscall"
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
-	"github.com/podwright/podwright/runtime/spawn"
 )
 
 // runner is the state of one walk.
@@ -21,9 +19,8 @@ type runner struct {
 	proc int // the keeper's own procfs, opened before any step; -1 when no step writes to it
 	at   int // index of the operation being done
 
-	// tail holds the calls of the last part of the plan, which no Go code may interrupt: see deferred.
-	tail   *spawn.Program
-	joined bool // a PID namespace was joined, so the workload is a clone
+	tail   []late // see there
+	joined bool   // a PID namespace was joined, so the workload is a clone
 
 	device    uint64   // st_dev of the tmpfs on /dev, 0 before there is one
 	null      int      // OpMask's /dev/null, verified; -1 before its first use
@@ -40,7 +37,7 @@ type runner struct {
 // step does one operation. It gives the path that an error is about where that is not the operation's own.
 type step func(r *runner, op *launch.Op) (path string, errno syscall.Errno)
 
-// steps is the whole of what init can do. Operations that come after OpConsole only add to the tail.
+// steps is the whole of what init can do. What comes after OpKeyring mostly adds to the tail.
 func steps() [launch.OpReap + 1]step {
 	return [...]step{
 		launch.OpJoinCgroupV1: joinCgroupV1, launch.OpSetns: setns, launch.OpUnshare: unshare, launch.OpOOMScore: oomScore,
@@ -53,10 +50,10 @@ func steps() [launch.OpReap + 1]step {
 	}
 }
 
-// Main is init. It ends with the process: as the workload, or with exit code 1 after a StatusError.
+// Main is init. It ends with the process: as the workload, or with exit code 1 after a StatusError. The caller
+// is locked to its thread: namespaces, working directory, mask and credentials belong to the thread, which
+// becomes the workload.
 func Main(version string) {
-	// Namespaces, working directory, mask and credentials belong to this thread, which becomes the workload.
-	runtime.LockOSThread()
 	call(sysCloseRange, launch.PlanFd, lastFd, closeRangeCloexec)
 	encoded, errno := readPlan()
 	if errno != 0 {
@@ -67,7 +64,7 @@ func Main(version string) {
 	if err != nil || len(plan.Ops) == 0 {
 		fail("read plan", "", syscall.EINVAL)
 	}
-	r := &runner{plan: plan, root: -1, proc: -1, null: -1, empty: -1, pidns: -1, tail: newTail()}
+	r := &runner{plan: plan, root: -1, proc: -1, null: -1, empty: -1, pidns: -1}
 	if path, errno := r.prepare(); errno != 0 {
 		fail("prepare", path, errno)
 	}
@@ -82,14 +79,6 @@ func Main(version string) {
 		}
 	}
 	fail("read plan", "", syscall.ENOEXEC) // it ended without OpExec or OpReap
-}
-
-// newTail starts the tail with the signals, which are all blocked when its walk begins.
-func newTail() *spawn.Program {
-	p := spawn.NewProgram(launch.StatusFd)
-	p.Step("unblock signals", "")
-	p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Pointer(unsafe.Pointer(new(uint64))), 0, sigsetSize)
-	return p
 }
 
 // prepare brings the thread into the state that every plan starts from.

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 )
 
 const (
@@ -17,15 +18,6 @@ const (
 
 	keyctlJoinSession = 1
 )
-
-// The tail
-//
-// From the point where the workload's identity begins, operations only add raw calls to the tail, which is
-// walked at the end: by init itself, or by the clone that becomes the workload where a PID namespace was
-// joined. So a seccomp filter never sees a call of Go's runtime, and a clone runs no Go code.
-
-// deferred names the calls that op adds to the tail.
-func (r *runner) deferred(op *launch.Op) { r.tail.Step(op.Step, op.Path) }
 
 // console opens a terminal of the container's own devpts. Its slave is reached through the master's descriptor
 // (TIOCGPTPEER) and never by its path, which the container could have replaced (CVE-2025-52565).
@@ -58,8 +50,7 @@ func console(r *runner, op *launch.Op) (string, syscall.Errno) {
 			return ptmx, errno
 		}
 	}
-	r.deferred(op)
-	r.tail.Call(syscall.SYS_IOCTL, 0, ioctlControllingTty, 0)
+	r.later(op, ofChild, func(p *spawn.Program) { p.Call(syscall.SYS_IOCTL, 0, ioctlControllingTty, 0) })
 	return "", sendMaster(master)
 }
 
@@ -117,8 +108,7 @@ func sendMaster(master int) syscall.Errno {
 }
 
 func setsid(r *runner, op *launch.Op) (string, syscall.Errno) {
-	r.deferred(op)
-	r.tail.Call(syscall.SYS_SETSID)
+	r.later(op, ofChild, func(p *spawn.Program) { p.Call(syscall.SYS_SETSID) })
 	return "", 0
 }
 
@@ -139,15 +129,15 @@ func rlimit(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if err != nil {
 		return "", syscall.EINVAL
 	}
-	r.deferred(op)
 	limit := &[2]uint64{op.Flags, hard}
-	r.tail.Call(syscall.SYS_PRLIMIT64, 0, uintptr(op.Number), r.tail.Pointer(unsafe.Pointer(limit)), 0)
+	r.later(op, ofEither, func(p *spawn.Program) {
+		p.Call(syscall.SYS_PRLIMIT64, 0, uintptr(op.Number), p.Pointer(unsafe.Pointer(limit)), 0)
+	})
 	return "", 0
 }
 
 func umask(r *runner, op *launch.Op) (string, syscall.Errno) {
-	r.deferred(op)
-	r.tail.Call(syscall.SYS_UMASK, uintptr(op.Number))
+	r.later(op, ofEither, func(p *spawn.Program) { p.Call(syscall.SYS_UMASK, uintptr(op.Number)) })
 	return "", 0
 }
 
@@ -182,11 +172,12 @@ func chdir(r *runner, op *launch.Op) (string, syscall.Errno) {
 // enterAsUser adds the look-up to the tail. Init's root is the container's by then, so the path can't lead out
 // but through procfs's magic links, which are refused (CVE-2024-21626).
 func (r *runner) enterAsUser(op *launch.Op) {
-	r.deferred(op)
 	how := &[3]uint64{oPath | syscall.O_DIRECTORY | syscall.O_CLOEXEC, 0, resolveNoMagiclinks}
-	open := r.tail.Call(sysOpenat2, fdcwd, r.tail.Text(op.Path), r.tail.Pointer(unsafe.Pointer(how)), unsafe.Sizeof(*how))
-	enter := r.tail.Call(syscall.SYS_FCHDIR, 0)
-	r.tail.Feed(open, enter, 0)
+	r.later(op, ofEither, func(p *spawn.Program) {
+		open := p.Call(sysOpenat2, fdcwd, p.Text(op.Path), p.Pointer(unsafe.Pointer(how)), unsafe.Sizeof(*how))
+		enter := p.Call(syscall.SYS_FCHDIR, 0)
+		p.Feed(open, enter, 0)
+	})
 	r.entered = op.Path
 }
 

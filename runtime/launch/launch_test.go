@@ -59,6 +59,16 @@ func TestStatusSurvivesItsEncoding(t *testing.T) {
 	}
 }
 
+func TestOffsetsPointAtTheFields(t *testing.T) {
+	s := Status{Kind: StatusError, Step: "mount", Path: "/proc"}
+	raw := s.Encode()
+	raw[StatusPidOffset], raw[StatusErrnoOffset(s.Step)] = 42, byte(syscall.ENOENT)
+	s.Pid, s.Errno = 42, syscall.ENOENT
+	if got, err := DecodeStatus(raw); err != nil || got != s {
+		t.Errorf("got %+v, %v, want %+v", got, err, s)
+	}
+}
+
 func TestEveryCodeHasAName(t *testing.T) {
 	for c := Code(1); c < codeEnd; c++ {
 		if c.String() == "" {

@@ -40,6 +40,9 @@ func (s *Status) Encode() []byte {
 	return e.b
 }
 
+// StatusPidOffset is where Pid stands in an encoded status, as eight bytes.
+const StatusPidOffset = 4
+
 // StatusErrnoOffset is where Errno stands in an encoded status with this step. Code that runs where no Go may
 // fills it into a finished message.
 func StatusErrnoOffset(step string) int { return 4 + 8 + 4 + len(step) }

@@ -69,6 +69,19 @@ func (p *Program) Tolerate(index int, errnos ...syscall.Errno) {
 // Feed makes the result of call from the argument arg of the later call to.
 func (p *Program) Feed(from, to, arg int) { p.calls[from].into, p.calls[from].intoArg = to, arg }
 
+// StoreResult makes the walk write the result of call index into the first eight bytes of b.
+func (p *Program) StoreResult(index int, b []byte) {
+	p.keep = append(p.keep, unsafe.Pointer(&b[7]))
+	p.calls[index].store = (*uintptr)(unsafe.Pointer(&b[0]))
+}
+
+// Fork adds a clone of the walking process with a memory of its own. What is added until EndChild is the
+// child's, and has to end it; what is added after it is the parent's.
+func (p *Program) Fork(flags uintptr) int { return p.Call(syscall.SYS_CLONE, flags) }
+
+// EndChild ends the child's part of the Fork with that index.
+func (p *Program) EndChild(fork int) { p.calls[fork].fork = uintptr(len(p.calls) - fork - 1) }
+
 // Bytes gives b's address and keeps b alive as long as the program.
 func (p *Program) Bytes(b []byte) uintptr {
 	if len(b) == 0 {

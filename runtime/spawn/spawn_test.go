@@ -80,9 +80,9 @@ func TestLayoutIsWhatTheAssemblyReads(t *testing.T) {
 		name      string
 		got, want uintptr
 	}{
-		{"call", unsafe.Sizeof(c), 80}, {"nr", unsafe.Offsetof(c.nr), 0}, {"args", unsafe.Offsetof(c.args), 8},
+		{"call", unsafe.Sizeof(c), 88}, {"nr", unsafe.Offsetof(c.nr), 0}, {"args", unsafe.Offsetof(c.args), 8},
 		{"store", unsafe.Offsetof(c.store), 56}, {"tolerate", unsafe.Offsetof(c.tolerate), 64},
-		{"failure", unsafe.Offsetof(c.failure), 72}, {"message", unsafe.Offsetof(f.message), 0},
+		{"failure", unsafe.Offsetof(c.failure), 72}, {"fork", unsafe.Offsetof(c.fork), 80}, {"message", unsafe.Offsetof(f.message), 0},
 		{"length", unsafe.Offsetof(f.length), 8}, {"errno slot", unsafe.Offsetof(f.errno), 16},
 		{"calls", unsafe.Offsetof(p.calls), 0}, {"count", unsafe.Offsetof(p.count), 8},
 		{"status", unsafe.Offsetof(p.status), 16}, {"index", unsafe.Offsetof(p.index), 24},
@@ -345,6 +345,28 @@ func TestCloneFeedsAResultIntoALaterCall(t *testing.T) {
 	})
 	if code != 57 || len(statuses) != 0 {
 		t.Errorf("got exit %d and %+v, want the descriptor's number 57", code, statuses)
+	}
+}
+
+func TestForkPartsParentFromChild(t *testing.T) {
+	code, statuses := cloned(t, func(p *Program) {
+		// The fork of the fork's child: as with CLONE_PARENT, both report, and the parent knows the child's id.
+		report := (&launch.Status{Kind: launch.StatusChild}).Encode()
+		fork := p.Fork(0)
+		p.StoreResult(fork, report[launch.StatusPidOffset:])
+		p.Step("child", "")
+		p.Call(syscall.SYS_CHDIR, p.Text("/nowhere"))
+		p.EndChild(fork)
+		p.Call(syscall.SYS_WRITE, uintptr(p.status), p.Bytes(report), uintptr(len(report)))
+		p.Call(syscall.SYS_EXIT_GROUP, 9)
+	})
+	if code != 9 || len(statuses) != 2 {
+		t.Fatalf("got exit %d and %+v, want 9 and two messages", code, statuses)
+	}
+	for _, s := range statuses {
+		if s.Kind == launch.StatusChild && s.Pid <= 1 || s.Kind == launch.StatusError && (s.Step != "child" || s.Errno != syscall.ENOENT) {
+			t.Errorf("got %+v", s)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ type rawCall struct {
 	store    *uintptr // gets the result, where set
 	tolerate uint64   // bit n: errno n lets the walk go on
 	failure  *rawFailure
+	fork     uintptr // with a result that is not 0, this many of the calls that follow are passed over
 }
 
 // rawFailure is a finished status message in which only the errno is still to be filled in.

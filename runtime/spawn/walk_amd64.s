@@ -47,11 +47,21 @@ next:
 	JCC	failed
 	MOVQ	56(R13), CX
 	TESTQ	CX, CX
-	JEQ	advance
+	JEQ	stored
 	MOVQ	AX, (CX)
 
+stored:
+	MOVQ	80(R13), CX // of a fork: how many calls are the child's only
+	TESTQ	CX, CX
+	JEQ	advance
+	TESTQ	AX, AX
+	JEQ	advance
+	SUBQ	CX, R15
+	IMULQ	$88, CX
+	ADDQ	CX, R13
+
 advance:
-	ADDQ	$80, R13
+	ADDQ	$88, R13
 	DECQ	R15
 	JMP	next
 

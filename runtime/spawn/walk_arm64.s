@@ -44,11 +44,20 @@ next:
 	CMN	$4095, R0
 	BCS	failed
 	MOVD	56(R20), R9
-	CBZ	R9, advance
+	CBZ	R9, stored
 	MOVD	R0, (R9)
 
+stored:
+	MOVD	80(R20), R9 // of a fork: how many calls are the child's only
+	CBZ	R9, advance
+	CBZ	R0, advance
+	SUB	R9, R21, R21
+	MOVD	$88, R10
+	MUL	R10, R9, R9
+	ADD	R9, R20, R20
+
 advance:
-	ADD	$80, R20, R20
+	ADD	$88, R20, R20
 	SUB	$1, R21, R21
 	B	next
 
