@@ -81,8 +81,8 @@ func (s *Store) collectSoon() {
 	}
 }
 
-// maintain collects garbage and counts disk usage after changes, until ctx
-// ends.
+// maintain writes through, collects garbage and counts disk usage after
+// changes, until ctx ends.
 func (s *Store) maintain(ctx context.Context) {
 	for {
 		select {
@@ -95,9 +95,11 @@ func (s *Store) maintain(ctx context.Context) {
 			return
 		case <-time.After(s.collectDelay):
 		}
+		s.sync(ctx)
 		if s.gcAllowed.Load() {
 			begin := time.Now()
-			if _, err := s.metadata.GarbageCollect(ctx); err != nil {
+			// Not to be cancelled: the library (2.4.2) then leaks a goroutine.
+			if _, err := s.metadata.GarbageCollect(context.WithoutCancel(ctx)); err != nil {
 				klog.FromContext(ctx).Error(err, "Collect unused image content")
 			}
 			klog.FromContext(ctx).V(4).Info("Collected unused image content", "duration", time.Since(begin))

@@ -2,22 +2,17 @@ package image
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/layout"
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
-
-	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/podwright/podwright/test/e2e/registry"
 )
@@ -290,221 +285,41 @@ func TestDamagedImageIsAbsentAndPullMakesItGood(t *testing.T) {
 	}
 }
 
-// A daemon killed at any point of a pull: afterwards the image is there, whole,
-// or it is not, and nothing is left over.
-func TestKilledPullLeavesAllOrNothing(t *testing.T) {
-	needRoot(t)
-	if root := os.Getenv("PODWRIGHT_TEST_PULL_ROOT"); root != "" {
-		pullUntilKilled(t, root, os.Getenv("PODWRIGHT_TEST_PULL_REF"))
-		return
-	}
+// Nothing of the store outlives it: no goroutine, no file.
+func TestNothingRunsAfterClose(t *testing.T) {
 	r := registry.New(registry.Config{})
 	host := serve(t, r)
-	var layers []v1.Layer
-	for i := range 4 {
-		var files []registry.File
-		for j := range 300 {
-			files = append(files, registry.Regular(fmt.Sprintf("d%d/f%d", i, j), 0o644, strings.Repeat("text", 500+j)))
-		}
-		layers = append(layers, layer(t, registry.Packing(i%3), files...))
-	}
-	img := build(t, "amd64", v1.Config{}, layers...)
-	push(t, r, "a:1", img)
-	ref, id := host+"/a:1", imageID(t, img)
-
-	visible, absent := 0, 0
-	for round := range 24 {
-		root := t.TempDir()
-		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledPullLeavesAllOrNothing$", "-test.count=1")
-		child.Env = append(os.Environ(), "PODWRIGHT_TEST_PULL_ROOT="+root, "PODWRIGHT_TEST_PULL_REF="+ref)
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, func() string {
-			if _, err := os.Stat(filepath.Join(root, "started")); err != nil {
-				return "the child doesn't start"
-			}
-			return ""
-		})
-		if round < 22 {
-			time.Sleep(time.Duration(round) * 30 * time.Millisecond)
-		} else {
-			eventually(t, func() string {
-				if _, err := os.Stat(filepath.Join(root, "pulled")); err != nil {
-					return "the child doesn't pull"
-				}
-				return ""
-			})
-		}
-		child.Process.Kill()
-		child.Wait()
-
-		s := openStore(t, Config{Root: filepath.Join(root, "images")})
-		got, err := s.Get(ref)
-		switch {
-		case err == nil:
-			visible++
-			if got.ID != id || len(mustLayers(t, s, id)) != 4 {
-				t.Errorf("round %d: got %+v", round, got)
-			}
-			for i := range 4 {
-				if text := readLayer(t, s, id, fmt.Sprintf("d%d/f299", i)); len(text) != 4*799 {
-					t.Errorf("round %d: layer %d has %d bytes", round, i, len(text))
-				}
-			}
-			if err := s.Remove(t.Context(), id); err != nil {
-				t.Error(err)
-			}
-		case errors.Is(err, ErrNotFound):
-			absent++
-			if len(s.List()) != 0 {
-				t.Errorf("round %d: half an image: %+v", round, s.List())
-			}
-		default:
-			t.Error(err)
-		}
+	push(t, r, "a:1", simple(t, "one"))
+	openStore(t, Config{Root: t.TempDir()}).Close() // what libraries start once
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	for range 5 {
+		s := openStore(t, Config{Root: t.TempDir()})
 		startGC(t, s)
-		wantEmptyDisk(t, s.root)
-		if left, _ := filepath.Glob(filepath.Join(s.root, "content/ingest/*")); len(left) != 0 {
-			t.Errorf("round %d: left %v", round, left)
+		pull(t, s, host+"/a:1")
+		r.Break(registry.Corrupt(registry.Blobs))
+		if _, err := s.Pull(t.Context(), host+"/b:1", PullOptions{}); err == nil {
+			t.Error("pulled")
 		}
-		if leases, err := s.leases.List(s.context(t.Context())); err != nil || len(leases) != 0 {
-			t.Errorf("round %d: leases left: %v, %v", round, leases, err)
-		}
-		if round%6 == 5 {
-			pull(t, s, ref)
-		}
-		if mounts := mountsBelow(t, root); len(mounts) != 0 {
-			t.Errorf("round %d: mounts left: %v", round, mounts)
-		}
+		r.Break()
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	}
-	t.Logf("killed: %d times the image was there afterwards, %d times not", visible, absent)
-	if absent == 0 || visible == 0 {
-		t.Errorf("the kills don't cover the pull: %d visible, %d absent", visible, absent)
-	}
+	eventually(t, func() string {
+		if n, f := runtime.NumGoroutine(), openFiles(t); n > goroutines || f > files {
+			stacks := make([]byte, 64<<10)
+			stacks = stacks[:runtime.Stack(stacks, true)]
+			return fmt.Sprintf("goroutines: %d, were %d; files: %d, were %d\n%s", n, goroutines, f, files, stacks)
+		}
+		return ""
+	})
 }
 
-func mustLayers(t *testing.T, s *Store, id string) []string {
+func openFiles(t *testing.T) int {
 	t.Helper()
-	dirs, err := s.Layers(t.Context(), id)
+	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return dirs
-}
-
-func pullUntilKilled(t *testing.T, root, ref string) {
-	s, err := Open(t.Context(), Config{Root: filepath.Join(root, "images"), Platform: "linux/amd64"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "started"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Pull(t.Context(), ref, PullOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(root, "pulled"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	time.Sleep(time.Minute) // until killed
-}
-
-func TestImportDockerAndOCIArchives(t *testing.T) {
-	s := openStore(t, Config{Root: t.TempDir()})
-	img := simple(t, "archived")
-	id := imageID(t, img)
-	tag, err := name.NewTag("docker.io/library/archived:1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var saved bytes.Buffer
-	if err := tarball.Write(tag, img, &saved); err != nil {
-		t.Fatal(err)
-	}
-	check := func(what string, archive []byte, options ImportOptions, want ...string) {
-		t.Helper()
-		got, err := s.Import(t.Context(), bytes.NewReader(archive), options)
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		if len(got) != 1 || got[0].ID != id || !slices.Equal(got[0].RepoTags, want) {
-			t.Errorf("%s: got %+v, want id %s and tags %v", what, got, id, want)
-		}
-		if text := readLayer(t, s, id, "etc/text"); text != "archived" {
-			t.Errorf("%s: got %q", what, text)
-		}
-		if err := s.Remove(t.Context(), id); err != nil {
-			t.Error(err)
-		}
-		if len(s.List()) != 0 {
-			t.Errorf("%s: not removed", what)
-		}
-	}
-	check("docker save", saved.Bytes(), ImportOptions{Progress: func(Progress) {}}, "docker.io/library/archived:1")
-	check("renamed", saved.Bytes(), ImportOptions{Reference: "other/name:2"}, "docker.io/other/name:2")
-
-	arm := build(t, "arm64", v1.Config{}, layer(t, registry.Gzip, registry.Regular("a", 0o644, "arm")))
-	oci := ociArchive(t, map[string]v1.Image{"amd64": img, "arm64": arm}, "registry.example.com/oci:1")
-	check("OCI layout with two platforms", oci, ImportOptions{}, "registry.example.com/oci:1")
-	check("OCI layout without a name", ociArchive(t, map[string]v1.Image{"amd64": img}, ""), ImportOptions{})
-
-	for what, archive := range map[string][]byte{
-		"nothing": nil, "cut": oci[:len(oci)/2], "rubbish": bytes.Repeat([]byte("rubbish "), 200),
-		"other platform": ociArchive(t, map[string]v1.Image{"arm64": arm}, "a:1"),
-		"no archive":     tarOf(t, registry.Regular("hello", 0o644, "x")),
-		"huge config":    tarOf(t, registry.Regular("manifest.json", 0o644, `[{"Config":"c","Layers":[]}]`), registry.Regular("c", 0o644, strings.Repeat(" ", maxManifestBytes+1))),
-		"bad name":       tarOf(t, registry.Regular("manifest.json", 0o644, `[{"Config":"c","RepoTags":["A B"],"Layers":[]}]`), registry.Regular("c", 0o644, `{}`)),
-		"lacks a layer":  tarOf(t, registry.Regular("manifest.json", 0o644, `[{"Config":"c","RepoTags":["a:1"],"Layers":["l"]}]`), registry.Regular("c", 0o644, `{}`)),
-	} {
-		if got, err := s.Import(t.Context(), bytes.NewReader(archive), ImportOptions{}); err == nil {
-			t.Errorf("%s: imported %+v", what, got)
-		}
-		if len(s.List()) != 0 {
-			t.Errorf("%s: half an image is visible", what)
-		}
-	}
-	// The cut one must not have left the beginning of the next.
-	check("after all that", oci, ImportOptions{}, "registry.example.com/oci:1")
-	startGC(t, s)
-	wantEmptyDisk(t, s.root)
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := s.Import(cancelled, bytes.NewReader(oci), ImportOptions{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
-	}
-}
-
-func tarOf(t *testing.T, files ...registry.File) []byte {
-	t.Helper()
-	data, err := registry.Tar(files)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return data
-}
-
-// ociArchive makes what "skopeo copy" and "buildctl -o type=oci" write.
-func ociArchive(t *testing.T, images map[string]v1.Image, ref string) []byte {
-	t.Helper()
-	dir := t.TempDir()
-	path, err := layout.Write(dir, registry.Index(nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var options []layout.Option
-	if ref != "" {
-		options = append(options, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": ref}))
-	}
-	if err := path.AppendIndex(registry.Index(images), options...); err != nil {
-		t.Fatal(err)
-	}
-	files, err := registry.FromDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tarOf(t, files...)
+	return len(entries)
 }

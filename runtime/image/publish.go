@@ -51,6 +51,10 @@ func (s *Store) publish(ctx context.Context, b *bundle, names []string) (Image, 
 		e.layers = known.layers
 	} else if e.layers, err = s.keep(ctx, e, b.chainID()); err != nil {
 		return Image{}, fmt.Errorf("keep image %s: %w", id, err)
+	} else if err := s.label(ctx, b.configDesc.Digest, map[string]string{labelUnsynced: s.unsynced.bootID}); err != nil {
+		return Image{}, fmt.Errorf("label image %s: %w", id, err)
+	} else {
+		s.unsynced.add(id)
 	}
 	records := make([]record, len(names))
 	for i, name := range names {
@@ -174,6 +178,7 @@ func (s *Store) load(ctx context.Context) error {
 		return fmt.Errorf("list leases: %w", err)
 	}
 	var entries []*entry
+	lost := false
 	for _, lease := range found {
 		if lease.Labels[labelID] == "" {
 			if err := s.leases.Delete(ctx, lease); err != nil {
@@ -186,9 +191,17 @@ func (s *Store) load(ctx context.Context) error {
 			if err := s.discard(ctx, lease, err); err != nil {
 				return err
 			}
+			lost = true
 			continue
 		}
 		entries = append(entries, e)
+	}
+	if lost {
+		// Now, not later: a pull would find the lost image's layers unpacked.
+		// Leases keep all others, whoever holds them.
+		if _, err := s.metadata.GarbageCollect(ctx); err != nil {
+			return fmt.Errorf("collect damaged images: %w", err)
+		}
 	}
 	stored, err := s.images.List(ctx)
 	if err != nil {
@@ -215,6 +228,13 @@ func (s *Store) loadEntry(ctx context.Context, lease leases.Lease) (*entry, erro
 	info, err := s.content.Info(ctx, digest.Digest(id))
 	if err != nil {
 		return nil, fmt.Errorf("config: %w", err)
+	}
+	switch info.Labels[labelUnsynced] {
+	case "":
+	case s.unsynced.bootID:
+		s.unsynced.add(id)
+	default:
+		return nil, errUnsynced
 	}
 	if info.Size > maxConfigBytes {
 		return nil, fmt.Errorf("config of %d bytes", info.Size)

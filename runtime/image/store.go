@@ -26,7 +26,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -40,13 +39,10 @@ import (
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
-	"github.com/containerd/containerd/v2/plugins/content/local"
-	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sync/semaphore"
 	"k8s.io/klog/v2"
 )
@@ -82,6 +78,7 @@ type Config struct {
 	Pinned []string
 
 	collectDelay time.Duration // tests don't want to wait
+	bootID       string        // tests don't want to reboot
 }
 
 // Store is the node's images. Its reads answer from memory and never wait.
@@ -101,10 +98,11 @@ type Store struct {
 	images   images.Store
 	leases   leases.Manager
 
-	table   *table
-	flights *flights
-	locks   *keyLocks
-	slots   *semaphore.Weighted
+	table    *table
+	unsynced *unsynced
+	flights  *flights
+	locks    *keyLocks
+	slots    *semaphore.Weighted
 	// changes is a 1-slot lock: names, image leases and views change under it.
 	changes chan struct{}
 	imports chan struct{} // 1-slot lock: archives share ingest names
@@ -139,6 +137,7 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 		defer s.running.Done()
 		s.maintain(background)
 	}()
+	s.collectSoon() // what a killed daemon had not synced yet
 	return s, nil
 }
 
@@ -157,10 +156,14 @@ func newStore(config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	pending, err := newUnsynced(config.bootID)
+	if err != nil {
+		return nil, err
+	}
 	s := &Store{
 		root: filepath.Clean(config.Root), certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
 		platform: platforms.Only(spec), wanted: platforms.Format(spec),
-		table: memory, locks: newKeyLocks(),
+		table: memory, unsynced: pending, locks: newKeyLocks(),
 		slots:   semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
 		flights: &flights{progressTimeout: config.ProgressTimeout, open: map[string]*flight{}},
 		changes: make(chan struct{}, 1), imports: make(chan struct{}, 1), wake: make(chan struct{}, 1),
@@ -177,64 +180,13 @@ func newStore(config Config) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) openDisk() error {
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
-		return err
-	}
-	// Layers hold set-user-id files of images (CVE-2021-41103).
-	if err := os.Chmod(s.root, 0o700); err != nil {
-		return err
-	}
-	var err error
-	s.database, err = bolt.Open(filepath.Join(s.root, "meta.db"), 0o600, &bolt.Options{Timeout: lockTimeout})
-	if errors.Is(err, bolterrors.ErrTimeout) {
-		return fmt.Errorf("in use by another process")
-	}
-	if err != nil {
-		return fmt.Errorf("metadata: %w", err)
-	}
-	// Under the database's lock: blobs that came in part belong to a process
-	// that is gone. A kill can leave them in ways the library doesn't list.
-	if err := os.RemoveAll(filepath.Join(s.root, "content", "ingest")); err != nil {
-		return fmt.Errorf("content: %w", err)
-	}
-	s.blobs, err = local.NewStore(filepath.Join(s.root, "content"))
-	if err != nil {
-		return fmt.Errorf("content: %w", err)
-	}
-	s.backend, err = overlay.NewSnapshotter(filepath.Join(s.root, "layers"),
-		overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
-	if err != nil {
-		return fmt.Errorf("snapshots: %w", err)
-	}
-	s.metadata = metadata.NewDB(s.database, s.blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
-	if err := s.metadata.Init(context.Background()); err != nil {
-		return fmt.Errorf("metadata: %w", err)
-	}
-	s.content = s.metadata.ContentStore()
-	s.snapshot = s.metadata.Snapshotter(snapshotterName)
-	s.images = metadata.NewImageStore(s.metadata)
-	s.leases = metadata.NewLeaseManager(s.metadata)
-	return nil
-}
-
 // Close cancels what runs, waits for it and closes the databases.
 func (s *Store) Close() error {
 	s.flights.close()
 	s.stop()
 	s.running.Wait()
+	s.sync(s.context(context.Background()))
 	return s.closeDisk()
-}
-
-func (s *Store) closeDisk() error {
-	var errs []error
-	if s.backend != nil {
-		errs = append(errs, s.backend.Close())
-	}
-	if s.database != nil {
-		errs = append(errs, s.database.Close())
-	}
-	return errors.Join(errs...)
 }
 
 // Get answers a reference, an id or the beginning of one (B41). It reads

@@ -1,0 +1,117 @@
+package image
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+// openDisk opens what is below the root:
+//
+//	meta.db            names, leases, what refers to what; its lock is the store's
+//	content/blobs      documents and packed layers, by digest
+//	content/ingest     blobs on their way
+//	layers/metadata.db snapshots and their parents
+//	layers/snapshots   unpacked layers, <number>/fs
+func (s *Store) openDisk() error {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return err
+	}
+	// Layers hold set-user-id files of images (CVE-2021-41103).
+	if err := os.Chmod(s.root, 0o700); err != nil {
+		return err
+	}
+	var err error
+	s.database, err = bolt.Open(filepath.Join(s.root, "meta.db"), 0o600, &bolt.Options{Timeout: lockTimeout})
+	if errors.Is(err, bolterrors.ErrTimeout) {
+		return fmt.Errorf("in use by another process")
+	}
+	if err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	// Under the database's lock: blobs that came in part belong to a process
+	// that is gone. A kill can leave them in ways the library doesn't list.
+	if err := os.RemoveAll(filepath.Join(s.root, "content", "ingest")); err != nil {
+		return fmt.Errorf("content: %w", err)
+	}
+	s.blobs, err = local.NewStore(filepath.Join(s.root, "content"))
+	if err != nil {
+		return fmt.Errorf("content: %w", err)
+	}
+	if s.backend, err = openLayers(filepath.Join(s.root, "layers")); err != nil {
+		return fmt.Errorf("snapshots: %w", err)
+	}
+	s.metadata = metadata.NewDB(s.database, s.blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
+	if err := s.metadata.Init(context.Background()); err != nil {
+		return fmt.Errorf("metadata: %w", err)
+	}
+	s.content = s.metadata.ContentStore()
+	s.snapshot = s.metadata.Snapshotter(snapshotterName)
+	s.images = metadata.NewImageStore(s.metadata)
+	s.leases = metadata.NewLeaseManager(s.metadata)
+	return nil
+}
+
+func (s *Store) closeDisk() error {
+	var errs []error
+	if s.backend != nil {
+		errs = append(errs, s.backend.Close())
+	}
+	if s.database != nil {
+		errs = append(errs, s.database.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// openLayers opens the overlay snapshotter. A directory that its database
+// doesn't know has a number that the database gives out again, and would be in
+// the way (a kill between rename and commit); it is moved aside at once and
+// deleted when the collector comes round.
+func openLayers(dir string) (snapshots.Snapshotter, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	meta, err := storage.NewMetaStore(filepath.Join(dir, "metadata.db"))
+	if err != nil {
+		return nil, err
+	}
+	var known map[string]string
+	err = meta.WithTransaction(context.Background(), false, func(ctx context.Context) (err error) {
+		known, err = storage.IDMap(ctx)
+		return err
+	})
+	if err != nil && !errdefs.IsNotFound(err) { // a new database has no map yet
+		return nil, errors.Join(err, meta.Close())
+	}
+	found, err := os.ReadDir(filepath.Join(dir, "snapshots"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.Join(err, meta.Close())
+	}
+	for _, entry := range found {
+		if _, ok := known[entry.Name()]; ok {
+			continue
+		}
+		path := filepath.Join(dir, "snapshots", entry.Name())
+		if err := os.Rename(path, filepath.Join(dir, "snapshots", "old-"+rand.Text())); err != nil {
+			return nil, errors.Join(err, meta.Close())
+		}
+	}
+	snapshotter, err := overlay.NewSnapshotter(dir, overlay.WithMetaStore(meta), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
+	if err != nil {
+		return nil, errors.Join(err, meta.Close())
+	}
+	return snapshotter, nil
+}
