@@ -7,4 +7,8 @@ import "github.com/podwright/podwright/runtime/initproc"
 // version is stamped by the linker.
 var version = "development"
 
-func main() { initproc.Main(version) }
+// init, and not main: Go runs it on the process's first thread and keeps it there (package runtime). Asking for
+// the same in main by LockOSThread starts one more thread, which costs every exec probe 50 µs.
+func init() { initproc.Main(version) }
+
+func main() {}

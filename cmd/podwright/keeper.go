@@ -45,6 +45,7 @@ func withKeeper(cmd *cobra.Command, cfg config.Config, run func(context.Context,
 	if err != nil {
 		return err
 	}
+	keeperConfig.OnExit = func(string, wire.Exit) {} // the daemon is told too
 	client, err := keeper.Connect(cmd.Context(), keeperConfig)
 	if err != nil {
 		return err

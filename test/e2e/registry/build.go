@@ -52,9 +52,10 @@ func Link(name, target string) File {
 	return File{Header: tar.Header{Typeflag: tar.TypeSymlink, Name: name, Linkname: target, Mode: 0o777}}
 }
 
-// HardLink returns an entry for a second name of a file in the same layer.
-func HardLink(name, target string) File {
-	return File{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}}
+// HardLink returns an entry for a second name of a file in the same layer. mode is the file's: unpackers set what
+// the last of its entries says.
+func HardLink(name, target string, mode int64) File {
+	return File{Header: tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target, Mode: mode}}
 }
 
 // Tar writes entries in the order given, so that a layer has the same digest

@@ -37,7 +37,7 @@ func Busybox(arch, binary string, config v1.Config) (v1.Image, error) {
 	}
 	for applet := range strings.FieldsSeq(string(applets)) {
 		if applet != "busybox" && !strings.Contains(applet, "/") {
-			files = append(files, HardLink("bin/"+applet, "bin/busybox"))
+			files = append(files, HardLink("bin/"+applet, "bin/busybox", 0o755))
 		}
 	}
 	layer, err := Layer(Gzip, files...)
