@@ -251,3 +251,91 @@ func TestUnshareAndTableMistakes(t *testing.T) {
 	plan := &launch.Plan{Ops: []launch.Op{{Code: launch.OpUnshare, Step: "unshare", Fd: -1, Flags: 1}, opExec}, Args: []string{"x"}}
 	mustFail(t, plan, nil, "unshare", unix.EINVAL, "")
 }
+
+// TestCloneIsBornWithTheWorkloadsCredentials stops the clone at its last call before execve and looks at it as a
+// container with CAP_SYS_PTRACE could: there must be nothing to gain (DESIGN, decision 15).
+func TestCloneIsBornWithTheWorkloadsCredentials(t *testing.T) {
+	newLab(t)
+	_, table := oneRoot(t)
+	c := sleeping(t, container("sleep 1000"), table)
+	load := launch.Op{Code: launch.OpSeccomp, Step: "seccomp", Fd: -1, Data: filter(unix.SYS_PERSONALITY, 1)}
+	plan := execInto(1000, nil, "true")
+	plan.Ops = slices.Insert(plan.Ops, len(plan.Ops)-3, load) // without no_new_privs: before the user
+
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	filler := (&launch.Status{Kind: launch.StatusExecNext}).Encode()
+	for err == nil { // a full socket makes init and clone wait for the reader
+		_, err = unix.Write(pair[1], filler)
+	}
+	unix.SetNonblock(pair[0], false)
+	unix.SetNonblock(pair[1], false)
+	before := childrenOf(t)
+	l := spawnInit(t, plan, []*os.File{c.file}, false, pair[1])
+	var clone int
+	for i := 0; clone == 0; i++ {
+		for _, pid := range childrenOf(t) {
+			if pid != l.pid && !slices.Contains(before, pid) {
+				clone = pid
+			}
+		}
+		if i == 2000 {
+			t.Fatal("no clone within two seconds")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond) // to its last call
+	status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", clone))
+	for _, want := range []string{"Name:\tmemfd:podwright", "Uid:\t1000\t1000\t1000\t1000\n", "CapPrm:\t0000000000000000\n",
+		fmt.Sprintf("CapBnd:\t%016x\n", uint64(defaultCaps)), "Seccomp:\t2\n"} {
+		if !strings.Contains(string(status), want) {
+			t.Errorf("the clone's status lacks %q:\n%s", want, status)
+		}
+	}
+	fds, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", clone))
+	if len(fds) != 4 { // stdio and the status socket
+		t.Errorf("the clone has descriptors %v", fds)
+	}
+	l.follow(t, pair[0])
+	if got := l.finish(t); got != "exit 0" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// childrenOf lists the children of the test process.
+func childrenOf(t *testing.T) (pids []int) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		list, _ := os.ReadFile("/proc/self/task/" + task.Name() + "/children")
+		for _, field := range strings.Fields(string(list)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+func TestExecUnderAFilterThatForbidsClone(t *testing.T) {
+	newLab(t)
+	_, table := oneRoot(t)
+	c := sleeping(t, container("sleep 1000"), table)
+	for name, nr := range map[string]uint32{"clone": unix.SYS_CLONE, "exit_group": unix.SYS_EXIT_GROUP, "setsid": unix.SYS_SETSID} {
+		t.Run(name, func(t *testing.T) {
+			load := launch.Op{Code: launch.OpSeccomp, Step: "seccomp", Fd: -1, Data: filter(nr, uint32(unix.EPERM))}
+			plan := execInto(0, nil, "sleep", "0")
+			plan.Ops = slices.Insert(plan.Ops, len(plan.Ops)-3, load)
+			l := start(t, plan, []*os.File{c.file}, false)
+			got := l.finish(t)
+			if l.failed != nil || name != "exit_group" && got != "exit 0" {
+				t.Errorf("got %q, %v", got, l.failed)
+			}
+		})
+	}
+}

@@ -233,6 +233,19 @@ type launched struct {
 // start spawns init with the plan and follows its status to the end.
 func start(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool) *launched {
 	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0])
+	l := spawnInit(t, plan, table, newPID, pair[1])
+	l.follow(t, pair[0])
+	return l
+}
+
+// spawnInit starts init, which gets status; the caller's copy is closed.
+func spawnInit(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool, status int) *launched {
+	t.Helper()
 	for len(plan.Fds) < len(table) {
 		plan.Fds = append(plan.Fds, filepath.Base(table[len(plan.Fds)].Name()))
 	}
@@ -241,11 +254,6 @@ func start(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool) *laun
 		t.Fatal(err)
 	}
 	defer unix.Close(planFd)
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(pair[0])
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +264,7 @@ func start(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool) *laun
 	}
 	defer null.Close()
 	c := &spawn.Command{Exe: lab.init, Argv: []string{"podwright-init"}, Cgroup: -1,
-		Fds: []int{int(null.Fd()), int(w.Fd()), int(w.Fd()), planFd, pair[1]}}
+		Fds: []int{int(null.Fd()), int(w.Fd()), int(w.Fd()), planFd, status}}
 	for _, f := range table {
 		c.Fds = append(c.Fds, int(f.Fd()))
 	}
@@ -271,12 +279,11 @@ func start(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool) *laun
 		done <- err
 	}
 	err = <-done
-	unix.Close(pair[1])
+	unix.Close(status)
 	w.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.follow(t, pair[0])
 	return l
 }
 

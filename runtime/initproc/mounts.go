@@ -12,18 +12,23 @@ import (
 // attachRoot attaches the container's root in the new mount namespace, first of all mounts: mounting onto a
 // still detached tree needs Linux 6.15.
 func attachRoot(r *runner, op *launch.Op) (string, syscall.Errno) {
+	r.propagate = uintptr(op.Flags)
+	return r.attach(r.fd(op))
+}
+
+// attach makes the detached mount fd the root to be.
+func (r *runner) attach(fd int) (string, syscall.Errno) {
 	// What init mounts may not travel back along the copied mounts, and pivot_root(2) refuses a shared parent.
 	if errno := propagation("/", syscall.MS_REC|syscall.MS_PRIVATE); errno != 0 {
 		return "/", errno
 	}
-	_, errno := call(sysMoveMount, uintptr(r.fd(op)), uintptr(unsafe.Pointer(text(""))),
+	_, errno := call(sysMoveMount, uintptr(fd), uintptr(unsafe.Pointer(text(""))),
 		fdcwd, uintptr(unsafe.Pointer(text(launch.RootMountpoint))), moveFromEmpty)
 	if errno != 0 {
 		return launch.RootMountpoint, errno
 	}
-	r.propagate = uintptr(op.Flags)
-	r.root = r.fd(op)
-	r.rootInfo, errno = stat(r.root)
+	r.root = fd
+	r.rootInfo, errno = stat(fd)
 	return "/", errno
 }
 

@@ -14,13 +14,6 @@ import (
 // so it gives Go's runtime up: the loop in reap_*.s is executed as a program of one page.
 
 const (
-	memfdCloexec = 1
-	memfdSealing = 2
-	memfdExec    = 0x10 // since Linux 6.3; required there where vm.memfd_noexec is 1
-
-	addSeals = 1033 // F_ADD_SEALS
-	sealAll  = 0xf  // F_SEAL_SEAL|SHRINK|GROW|WRITE
-
 	imageBase   = 0x400000
 	elfHeader   = 64
 	elfSegment  = 56
@@ -30,12 +23,22 @@ const (
 // reaperCode is the address of the loop.
 func reaperCode() unsafe.Pointer
 
-// reap becomes the reaper, without any capability: as PID 1 its memory and descriptors are open to the
-// containers' root, and it needs none.
+// reap becomes the reaper. As PID 1 it is within reach of every container of the sandbox, so it has no
+// capability, no descriptor, and a root directory with nothing in it but its program: /proc/1/root must not lead
+// to the keeper's mounts.
 func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
-	program, errno := reaperFile()
+	program, mount, errno := r.reaperFile()
 	if errno != 0 {
 		return "", errno
+	}
+	if _, errno = call(syscall.SYS_UNSHARE, syscall.CLONE_NEWNS); errno != 0 {
+		return "", errno
+	}
+	if path, errno := r.attach(mount); errno != 0 {
+		return path, errno
+	}
+	if path, errno := pivot(r, op); errno != 0 {
+		return path, errno
 	}
 	r.later(op, ofChild, func(p *spawn.Program) {
 		if !r.bounded {
@@ -64,20 +67,28 @@ func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
 	return "", 0
 }
 
-// reaperFile makes the smallest ELF program around the loop: one header, one segment, the code.
-func reaperFile() (int, syscall.Errno) {
-	name := text("podwright-reap")
-	fd, errno := call(sysMemfdCreate, uintptr(unsafe.Pointer(name)), memfdCloexec|memfdSealing|memfdExec)
-	if errno == syscall.EINVAL {
-		fd, errno = call(sysMemfdCreate, uintptr(unsafe.Pointer(name)), memfdCloexec|memfdSealing)
+// reaperFile makes the smallest ELF program around the loop: one header, one segment, the code. It lies on a
+// read-only tmpfs of its own, given as mount; a memfd may not be executed where vm.memfd_noexec is 2.
+func (r *runner) reaperFile() (program, mount int, errno syscall.Errno) {
+	const name = "podwright-reap"
+	mount, errno = r.newMount("tmpfs", []string{"mode=755", "nr_blocks=2", "nr_inodes=3"}, mountAttrNosuid|mountAttrNodev)
+	if errno != 0 {
+		return -1, -1, errno
+	}
+	file, errno := call(syscall.SYS_OPENAT, uintptr(mount), uintptr(unsafe.Pointer(text(name))), syscall.O_CREAT|syscall.O_EXCL|syscall.O_WRONLY|syscall.O_CLOEXEC, 0o555)
+	if errno != 0 {
+		return -1, -1, errno
+	}
+	errno = write(file, string(reaperELF()))
+	closeFd(file) // an open writer would be ETXTBSY for execve
+	if errno == 0 {
+		errno = setMountAttr(mount, 0, mountAttrReadonly)
 	}
 	if errno != 0 {
-		return -1, errno
+		return -1, -1, errno
 	}
-	if errno = write(fd, string(reaperELF())); errno == 0 {
-		_, errno = call(syscall.SYS_FCNTL, uintptr(fd), addSeals, sealAll)
-	}
-	return fd, errno
+	program, errno = openat2(mount, name, syscall.O_RDONLY, 0, resolveBeneath|resolveNoSymlinks)
+	return program, mount, errno
 }
 
 // reaperELF is the program's bytes (elf(5), Elf64_Ehdr and Elf64_Phdr).

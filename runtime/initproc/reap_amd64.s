@@ -13,6 +13,10 @@ TEXT reaper<>(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	$15, DI      // PR_SET_NAME
 	MOVQ	8(SP), SI    // argv[0]
 	SYSCALL
+	MOVQ	$157, AX
+	MOVQ	$4, DI       // PR_SET_DUMPABLE: no ptrace by an equal user id
+	XORL	SI, SI
+	SYSCALL
 
 reapAll:
 	MOVQ	$61, AX      // wait4

@@ -13,6 +13,10 @@ TEXT reaper<>(SB), NOSPLIT|NOFRAME, $0-0
 	MOVD	$15, R0         // PR_SET_NAME
 	MOVD	8(RSP), R1      // argv[0]
 	SVC
+	MOVD	$167, R8
+	MOVD	$4, R0          // PR_SET_DUMPABLE: no ptrace by an equal user id
+	MOVD	ZR, R1
+	SVC
 	SUB	$64, RSP, RSP
 
 reapAll:

@@ -39,13 +39,25 @@ func TestReaper(t *testing.T) {
 	if t.Logf("PSS %d kB", pss); pss == 0 || pss > 64 {
 		t.Errorf("PSS is %d kB, want at most 64", pss)
 	}
+	if f, err := os.OpenFile(fmt.Sprintf("/proc/%d/exe", r.pid), os.O_WRONLY, 0); err == nil {
+		f.Close()
+		t.Error("the reaper's program can be opened for writing")
+	}
+	if names, err := os.ReadDir(fmt.Sprintf("/proc/%d/root", r.pid)); err != nil || len(names) != 1 || names[0].Name() != "podwright-reap" {
+		t.Errorf("root directory: %v, %v", names, err)
+	}
+	if mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", r.pid)); err != nil || strings.Count(string(mounts), "\n") != 1 || !strings.Contains(string(mounts), " / ro,") {
+		t.Errorf("mounts: %s, %v", mounts, err)
+	}
 	before := switches(r.pid)
 	// An orphan of the namespace ends: its parent is the reaper, which leaves no zombie.
 	_, table := oneRoot(t)
-	child := container("(sleep 0.05 & echo $! ); exit 0")
+	child := container("(sleep 0.05 & ); ls /proc/1/root; readlink /proc/1/exe; exit 0")
 	child.Ops = append([]launch.Op{{Code: launch.OpSetns, Step: "join pid", Fd: 1, Flags: unix.CLONE_NEWPID}}, child.Ops...)
 	l := start(t, child, append(table, namespaceFile(t, r.pid, "pid")), false)
-	l.finish(t)
+	if got, want := l.finish(t), "ls: /proc/1/root: Permission denied\nexit 0"; got != want {
+		t.Errorf("a container sees of the reaper %q, want %q", got, want)
+	}
 	for i := 0; ; i++ {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", r.pid, r.pid))
 		if len(children) == 0 && switches(r.pid) > before {

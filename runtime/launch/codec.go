@@ -60,7 +60,17 @@ func (d *decoder) half() uint16   { return uint16(d.integer(2)) }
 func (d *decoder) short() uint32  { return uint32(d.integer(4)) }
 func (d *decoder) number() uint64 { return d.integer(8) }
 
-func (d *decoder) text() string { return string(d.take(int(d.short()))) }
+// text refuses zero bytes: the kernel would take the text to end there.
+func (d *decoder) text() string {
+	s := string(d.take(int(d.short())))
+	for i := range len(s) {
+		if s[i] == 0 {
+			d.bad = true
+			return ""
+		}
+	}
+	return s
+}
 
 // count reads a list length; every element takes at least min bytes, so a lying one is caught before allocation.
 func (d *decoder) count(min int) int {

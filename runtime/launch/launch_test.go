@@ -51,6 +51,14 @@ func TestDecodeRefusesFdOutsideTheTable(t *testing.T) {
 	}
 }
 
+func TestDecodeRefusesZeroBytesInTexts(t *testing.T) {
+	p := samplePlan()
+	p.Env = []string{"A=b\x00c"}
+	if _, err := Decode(p.Encode()); !errors.Is(err, ErrEncoding) {
+		t.Errorf("got %v, want ErrEncoding", err)
+	}
+}
+
 func TestStatusSurvivesItsEncoding(t *testing.T) {
 	want := Status{Kind: StatusError, Pid: 42, Step: "mount", Errno: syscall.ENOENT, Path: "/proc"}
 	got, err := DecodeStatus(want.Encode())

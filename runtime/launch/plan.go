@@ -61,7 +61,8 @@ const (
 	// Flags (MS_PRIVATE, MS_SLAVE or MS_SHARED, with MS_REC) is set on the new namespace's root.
 	OpRoot
 	// OpMountFd attaches the detached mount Fd on Path. Number 1: the source is a directory, 0: a file;
-	// a missing target is created in the root (directories 0755, files 0644 empty).
+	// a missing target is created in the root (directories 0755, files 0644 empty), through dangling links too.
+	// Refused are the root (EBUSY), links for /proc, /sys and /dev (ELOOP), and links into procfs (EXDEV).
 	OpMountFd
 	// OpMountNew makes a new instance of file system Arg (proc, sysfs, tmpfs, devpts, mqueue, cgroup,
 	// cgroup2) with Strings as its options ("key" or "key=value", fsconfig(2)), mount attributes Flags
@@ -72,7 +73,8 @@ const (
 	// OpSymlink makes Path a symbolic link to Arg; an existing entry is left as it is.
 	OpSymlink
 	// OpMknod makes the node Path: Number its mode with type bits, Flags its device number
-	// (unix.Mkdev); Strings[0], Strings[1], where given, its owner and group in decimal.
+	// (unix.Mkdev); Strings[0], Strings[1], where given, its owner and group in decimal. After an OpMountNew on
+	// /dev, Path has to lie on that file system: EXDEV otherwise.
 	OpMknod
 	// OpMask hides Path: a directory under an empty read-only tmpfs, anything else under /dev/null of
 	// the container's own /dev, verified to be char 1:3 (CVE-2025-31133). A missing path is skipped.
@@ -98,10 +100,11 @@ const (
 	// OpUmask sets the file mode creation mask to Number.
 	OpUmask
 	// OpChdir enters Path, made with mode 0755 where missing when Flags is 1, and verifies that the
-	// new working directory lies inside the root (CVE-2024-21626).
+	// new working directory lies inside the root (CVE-2024-21626). A plan may hold it twice for one path,
+	// before OpUser and after it: the second is then needed only where the first was refused (EACCES, EPERM).
 	OpChdir
-	// OpExecLabel writes Arg to the LSM attribute file Path of this thread ("exec", "keycreate"; below
-	// /proc/thread-self/attr), before no_new_privs.
+	// OpExecLabel writes Arg to the LSM attribute file Path of this thread ("exec", "keycreate", "apparmor/exec";
+	// below /proc/thread-self/attr of the keeper's procfs), before no_new_privs.
 	OpExecLabel
 	// OpUser sets supplementary groups Strings (decimal), gid Number and uid Flags, keeping capabilities
 	// for OpCaps.
@@ -117,11 +120,14 @@ const (
 	// OpSeccomp loads the filter Data (an array of struct sock_filter) with Flags for seccomp(2).
 	OpSeccomp
 	// OpExec is last: closes every descriptor but 0-2, resets the signal mask and dispositions, writes
-	// StatusExecNext and executes Args with Env. Where the plan joined a PID namespace the workload is a
-	// clone (CLONE_PARENT) that does only what comes after OpPivot's last privileged step.
+	// StatusExecNext and executes Args with Env, by the rules of execvp(3); the error's path is Args[0], or the
+	// file that was found and is no program. Where the plan joined a PID namespace the workload is a clone
+	// (CLONE_PARENT): it is reported by StatusChild, before or after its own StatusExecNext.
 	OpExec
-	// OpReap is last in the plan of a sandbox whose PID namespace is shared: init stays as PID 1 and
-	// reaps; it ends when it gets SIGTERM, SIGINT or SIGKILL.
+	// OpReap is last in the plan of a sandbox whose PID namespace is shared: init writes StatusExecNext, stays as
+	// PID 1 in a mount namespace that holds nothing but itself and reaps; it ends when it gets SIGTERM, SIGINT
+	// or SIGKILL. Plans for it join the sandbox's net, ipc and uts namespaces and have no OpRoot: the
+	// sandbox's containers can enter what PID 1 is in.
 	OpReap
 
 	codeEnd // one past the last code

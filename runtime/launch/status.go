@@ -14,9 +14,10 @@ const (
 	StatusChild
 	// StatusConsole: one descriptor comes with the message, the terminal's master.
 	StatusConsole
-	// StatusExecNext is the last message before execve: end of file after it means the workload runs.
+	// StatusExecNext is the last message before execve: end of file after it, and no error, means the workload runs.
 	StatusExecNext
-	// StatusError: a step failed and nothing runs; Step, Errno and Path say which and why.
+	// StatusError: a step failed and nothing runs; Step, Errno and Path say which and why. It may follow
+	// StatusExecNext: then execve itself failed.
 	StatusError
 )
 
