@@ -70,7 +70,7 @@ func (s *Server) Status(_ context.Context, req *criv1.StatusRequest) (*criv1.Sta
 	}
 	resp := &criv1.StatusResponse{
 		Status:          &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{ready, network}},
-		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{}}},
+		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
 		Features:        &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
 	if req.GetVerbose() {

@@ -45,7 +45,7 @@ func Fields() []Field {
 	list = append(list, securityFields("PodSandboxConfig.linux.security_context.")...)
 	list = append(list, handled("ContainerConfig.",
 		"metadata.name metadata.attempt image.image image.user_specified_image command args working_dir envs.key envs.value",
-		"mounts.container_path mounts.host_path mounts.readonly mounts.selinux_relabel mounts.propagation",
+		"mounts.container_path mounts.host_path mounts.readonly mounts.selinux_relabel mounts.propagation mounts.recursive_read_only",
 		"devices.container_path devices.host_path devices.permissions labels annotations log_path stdin stdin_once tty stop_signal")...)
 	list = append(list, handled("ContainerConfig.linux.resources.",
 		"cpu_period cpu_quota cpu_shares memory_limit_in_bytes oom_score_adj cpuset_cpus cpuset_mems",
@@ -74,7 +74,6 @@ func Fields() []Field {
 		Field{"ContainerConfig.image.runtime_handler", Refused, "there is no runtime handler but the default one"},
 		Field{"ContainerConfig.mounts.uidMappings", Refused, noUserns},
 		Field{"ContainerConfig.mounts.gidMappings", Refused, noUserns},
-		Field{"ContainerConfig.mounts.recursive_read_only", Refused, "recursive read-only mounts are not supported yet"},
 		Field{"ContainerConfig.mounts.image", Refused, "image volumes are not supported yet"},
 		Field{"ContainerConfig.mounts.image_sub_path", Refused, "image volumes are not supported yet"},
 		Field{"ContainerConfig.mounts.mount_options", Refused, "mount options are not supported yet"},

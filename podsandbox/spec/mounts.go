@@ -99,7 +99,10 @@ func requestMount(m *criv1.Mount) specs.Mount {
 	case criv1.MountPropagation_PROPAGATION_BIDIRECTIONAL:
 		options[1] = "rshared"
 	}
-	if m.GetReadonly() {
+	switch {
+	case m.GetRecursiveReadOnly():
+		options = append(options, "rro")
+	case m.GetReadonly():
 		options = append(options, "ro")
 	}
 	return specs.Mount{Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: m.GetHostPath(), Options: options}

@@ -151,6 +151,10 @@ func checkMounts(mounts []*criv1.Mount, node Node) error {
 			return invalid(at+".container_path", m.GetContainerPath(), "this part of /proc cannot be mounted over")
 		case m.GetSelinuxRelabel() && node.SELinux:
 			return invalid(at+".selinux_relabel", "true", "SELinux is on and not supported yet")
+		case m.GetRecursiveReadOnly() && !m.GetReadonly():
+			return invalid(at+".recursive_read_only", "true", "needs readonly")
+		case m.GetRecursiveReadOnly() && m.GetPropagation() != criv1.MountPropagation_PROPAGATION_PRIVATE:
+			return invalid(at+".recursive_read_only", "true", "needs propagation PROPAGATION_PRIVATE: what is mounted later would be writable")
 		}
 		seen[target] = true
 	}

@@ -117,6 +117,11 @@ func TestContainersThatAreRefused(t *testing.T) {
 		{"mounted twice", "mounts[1].container_path", func(c *criv1.ContainerConfig) {
 			c.Mounts = append(c.Mounts, &criv1.Mount{ContainerPath: "/data/", HostPath: "/x"})
 		}},
+		{"recursive read-only and writable", "mounts[0].recursive_read_only", func(c *criv1.ContainerConfig) { c.Mounts[0].RecursiveReadOnly = true; c.Mounts[0].Readonly = false }},
+		{"recursive read-only and propagated", "mounts[0].recursive_read_only", func(c *criv1.ContainerConfig) {
+			c.Mounts[0].RecursiveReadOnly, c.Mounts[0].Readonly = true, true
+			c.Mounts[0].Propagation = criv1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		}},
 		{"mount over /proc", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "/proc" }},
 		{"mount over /proc/self (CVE-2019-16884)", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "/proc/self/attr" }},
 		{"the same spelt otherwise", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "//x/../proc/./self" }},
