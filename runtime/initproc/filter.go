@@ -10,7 +10,7 @@ import (
 // execve: those are what the filter would meet before the workload does.
 func allowsClone(filter []byte) bool {
 	return allows(filter, syscall.SYS_CLONE, cloneFlagParent) && allows(filter, syscall.SYS_WRITE, launch.StatusFd) &&
-		allows(filter, syscall.SYS_EXIT_GROUP, 0) && allows(filter, syscall.SYS_SETSID) &&
+		allows(filter, syscall.SYS_CLOSE, launch.StatusFd) && allows(filter, syscall.SYS_EXIT_GROUP, 0) && allows(filter, syscall.SYS_SETSID) &&
 		allows(filter, syscall.SYS_IOCTL, 0, ioctlControllingTty)
 }
 
