@@ -21,7 +21,8 @@ import (
 // Update changes the limits that res sets and leaves the others alone (B57). If
 // the kernel refuses one, those already written get their old values back (B58).
 func (m *Manager) Update(ctx context.Context, path string, res *specs.LinuxResources) error {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -32,12 +33,12 @@ func (m *Manager) Update(ctx context.Context, path string, res *specs.LinuxResou
 			return fmt.Errorf("update cgroup: %w", &fs.PathError{Op: "access", Path: dir, Err: err})
 		}
 	}
-	p, err := compile(res, m.host(res), m.present(path))
+	p, err := compile(res, m.host(res), g.present())
 	if err == nil {
-		err = m.checkUsage(path, p)
+		err = g.checkUsage(p)
 	}
 	if err == nil {
-		err = m.apply(path, p, false)
+		err = g.apply(p, false)
 	}
 	if err != nil {
 		return fmt.Errorf("update cgroup %s: %w", path, err)
@@ -47,12 +48,12 @@ func (m *Manager) Update(ctx context.Context, path string, res *specs.LinuxResou
 
 // checkUsage does for v2 what v1 does by itself: a limit under what is in use is
 // refused if reclaiming does not make room. v2 would kill processes until it fits.
-func (m *Manager) checkUsage(path string, p plan) error {
+func (g group) checkUsage(p plan) error {
 	want := p.wantMemoryBytes
-	if m.version != 2 || want <= 0 {
+	if g.version != 2 || want <= 0 {
 		return nil
 	}
-	dir := filepath.Join(m.root, path)
+	dir := g.unified()
 	usage, err := readUint(filepath.Join(dir, "memory.current"))
 	if err != nil || usage <= uint64(want) {
 		return err
@@ -76,10 +77,10 @@ type oldValue struct {
 
 // apply writes a plan. Devices come last, so that only plain values have to be
 // put back if they fail. A fresh group is thrown away whole and needs no way back.
-func (m *Manager) apply(path string, p plan, fresh bool) error {
+func (g group) apply(p plan, fresh bool) error {
 	var done []oldValue
 	for _, w := range p.writes {
-		dir, ok := m.controllerDir(w.Controller, path)
+		dir, ok := g.dir(w.Controller)
 		if !ok {
 			return fmt.Errorf("%s: controller %s: %w", w.File, w.Controller, ErrNotSupported)
 		}
@@ -101,7 +102,7 @@ func (m *Manager) apply(path string, p plan, fresh bool) error {
 		}
 		done = append(done, old)
 	}
-	if err := m.setDevices(path, p.devices, fresh); err != nil {
+	if err := g.setDevices(p.devices, fresh); err != nil {
 		if !fresh {
 			err = errors.Join(err, restore(done))
 		}
@@ -110,7 +111,7 @@ func (m *Manager) apply(path string, p plan, fresh bool) error {
 	return nil
 }
 
-func (m *Manager) setDevices(path string, devices []specs.LinuxDeviceCgroup, fresh bool) error {
+func (g group) setDevices(devices []specs.LinuxDeviceCgroup, fresh bool) error {
 	if devices == nil {
 		return nil
 	}
@@ -118,11 +119,11 @@ func (m *Manager) setDevices(path string, devices []specs.LinuxDeviceCgroup, fre
 	if err != nil {
 		return err
 	}
-	dir, ok := m.controllerDir("devices", path)
+	dir, ok := g.dir("devices")
 	if !ok {
 		return fmt.Errorf("devices: %w", ErrNotSupported)
 	}
-	if m.version == 2 {
+	if g.version == 2 {
 		return setDevicesV2(dir, rules)
 	}
 	return setDevicesV1(dir, rules, fresh)
@@ -168,17 +169,17 @@ func restoreWrites(old oldValue) []string {
 }
 
 // host reads what the compiler must know; the lists only if they are asked about.
-func (m *Manager) host(res *specs.LinuxResources) host {
-	h := host{version: m.version, controllers: m.controllers, pageSize: int64(os.Getpagesize())}
+func (t *mountedTree) host(res *specs.LinuxResources) host {
+	h := host{version: t.version, controllers: t.controllers, pageSize: int64(os.Getpagesize())}
 	if res == nil {
 		return h
 	}
-	if dir, ok := m.controllerDir("memory", "/"); ok && m.version == 1 {
+	if dir, ok := t.controllerDir("memory", "/"); ok && t.version == 1 {
 		h.memsw = unix.Access(filepath.Join(dir, "memory.memsw.limit_in_bytes"), unix.F_OK) == nil
 	}
-	if dir, ok := m.controllerDir("cpuset", "/"); ok && res.CPU != nil {
+	if dir, ok := t.controllerDir("cpuset", "/"); ok && res.CPU != nil {
 		suffix := ""
-		if m.version == 2 {
+		if t.version == 2 {
 			suffix = ".effective"
 		}
 		if res.CPU.Cpus != "" {
@@ -188,7 +189,7 @@ func (m *Manager) host(res *specs.LinuxResources) host {
 			h.mems, _ = readTrimmed(filepath.Join(dir, "cpuset.mems"+suffix))
 		}
 	}
-	if len(res.HugepageLimits) > 0 && m.has("hugetlb") {
+	if len(res.HugepageLimits) > 0 && t.has("hugetlb") {
 		entries, _ := os.ReadDir("/sys/kernel/mm/hugepages")
 		for _, e := range entries {
 			if size, ok := hugePageName(e.Name()); ok {
@@ -217,17 +218,17 @@ func hugePageName(dir string) (string, bool) {
 
 // present reads the group's values that others depend on. One that can't be read
 // counts as the kernel's default; the write then finds out.
-func (m *Manager) present(path string) present {
+func (g group) present() present {
 	now := freshGroup()
 	read := func(controller, file string) string {
-		dir, ok := m.controllerDir(controller, path)
+		dir, ok := g.dir(controller)
 		if !ok {
 			return ""
 		}
 		text, _ := readTrimmed(filepath.Join(dir, file))
 		return text
 	}
-	if m.version == 2 {
+	if g.version == 2 {
 		now.memoryBytes = parseLimit(read("memory", "memory.max"))
 		quota, period, _ := strings.Cut(read("cpu", "cpu.max"), " ")
 		if n, err := strconv.ParseInt(quota, 10, 64); err == nil {

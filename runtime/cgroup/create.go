@@ -24,7 +24,8 @@ var wantedV2 = []string{"cpuset", "cpu", "io", "memory", "pids", "hugetlb"}
 // called again it writes them again. Nothing is made if the resources make no
 // sense, and what was made is removed if the kernel refuses one. res may be nil.
 func (m *Manager) Create(ctx context.Context, path string, res *specs.LinuxResources) error {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -35,14 +36,14 @@ func (m *Manager) Create(ctx context.Context, path string, res *specs.LinuxResou
 	if err != nil {
 		return fmt.Errorf("create cgroup %s: %w", path, err)
 	}
-	made, err := m.makeGroup(path, p)
+	made, err := g.make(p)
 	if err == nil {
-		fresh := m.madeAll(made, path)
+		fresh := g.madeAll(made)
 		if !fresh {
-			p, err = compile(res, host, m.present(path))
+			p, err = compile(res, host, g.present())
 		}
 		if err == nil {
-			err = m.apply(path, p, fresh)
+			err = g.apply(p, fresh)
 		}
 	}
 	if err != nil {
@@ -61,17 +62,17 @@ func (m *Manager) Notes(res *specs.LinuxResources) ([]Note, error) {
 	return p.notes, err
 }
 
-// makeGroup makes the directories and returns those it made, top down.
-func (m *Manager) makeGroup(path string, p plan) ([]string, error) {
-	if m.version == 2 {
-		return m.makeUnified(path, p)
+// make makes the directories and returns those it made, top down.
+func (g group) make(p plan) ([]string, error) {
+	if g.version == 2 {
+		return g.makeUnified(p)
 	}
 	var made []string
-	for _, h := range m.hierarchies {
-		dirs, err := mkdirAll(h.MountPoint, path)
+	for _, h := range g.hierarchies {
+		dirs, err := mkdirAll(h.MountPoint, g.path)
 		made = append(made, dirs...)
 		if err == nil && slices.Contains(h.Controllers, "cpuset") {
-			err = fillCpuset(h.MountPoint, path)
+			err = fillCpuset(h.MountPoint, g.path)
 		}
 		if err != nil {
 			return made, err
@@ -136,15 +137,15 @@ func fillCpuset(mount, path string) error {
 	return nil
 }
 
-func (m *Manager) makeUnified(path string, p plan) ([]string, error) {
+func (g group) makeUnified(p plan) ([]string, error) {
 	var wanted []string
 	for _, c := range wantedV2 {
-		if m.has(c) {
+		if g.has(c) {
 			wanted = append(wanted, c)
 		}
 	}
-	leaf := filepath.Join(m.root, path)
-	made, err := mkdirAll(m.root, path)
+	leaf := g.unified()
+	made, err := mkdirAll(g.root, g.path)
 	if err != nil {
 		return made, err
 	}
@@ -152,7 +153,7 @@ func (m *Manager) makeUnified(path string, p plan) ([]string, error) {
 	if err != nil || containsAll(have, wanted) {
 		return made, err
 	}
-	refused := enableControllers(m.root, path, wanted)
+	refused := enableControllers(g.root, g.path, wanted)
 	if have, err = readWords(filepath.Join(leaf, "cgroup.controllers")); err != nil {
 		return made, err
 	}
@@ -208,8 +209,8 @@ func enableControllers(root, path string, wanted []string) map[string]error {
 }
 
 // madeAll reports whether the group's own directories are all new.
-func (m *Manager) madeAll(made []string, path string) bool {
-	for _, dir := range m.dirs(path) {
+func (g group) madeAll(made []string) bool {
+	for _, dir := range g.dirs(g.path) {
 		if !slices.Contains(made, dir) {
 			return false
 		}

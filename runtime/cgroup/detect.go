@@ -4,9 +4,14 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // v1Controllers are the names that a v1 superblock can show among its options;
@@ -16,10 +21,12 @@ var v1Controllers = []string{
 	"memory", "misc", "net_cls", "net_prio", "perf_event", "pids", "rdma",
 }
 
+// mountedTree is what is mounted: where each hierarchy begins and what it controls.
 type mountedTree struct {
 	version     int
-	unified     string
-	hierarchies []Hierarchy
+	root        string      // v2: mount point of the unified hierarchy
+	hierarchies []Hierarchy // v1
+	controllers []string    // sorted
 }
 
 type cgroupMount struct {
@@ -38,7 +45,7 @@ func detect(mountinfo io.Reader, root string) (mountedTree, error) {
 	for _, mnt := range mounts {
 		if mnt.fsType == "cgroup2" {
 			if mnt.point == root {
-				return mountedTree{version: 2, unified: root}, nil
+				return mountedTree{version: 2, root: root}, nil
 			}
 			continue
 		}
@@ -114,4 +121,56 @@ func unescapeMountinfo(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
+}
+
+// findControllers fills in what groups of the tree can have.
+func (t *mountedTree) findControllers() error {
+	if t.version == 1 {
+		for _, h := range t.hierarchies {
+			t.controllers = append(t.controllers, h.Controllers...)
+		}
+		slices.Sort(t.controllers)
+		return nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(t.root, &st); err != nil {
+		return fmt.Errorf("statfs %s: %w", t.root, err)
+	}
+	if st.Type != unix.CGROUP2_SUPER_MAGIC {
+		return fmt.Errorf("%s: mountinfo says cgroup2, statfs type is %#x: %w", t.root, st.Type, ErrNotSupported)
+	}
+	text, err := sys.ReadKernelFile(filepath.Join(t.root, "cgroup.controllers"), smallFile)
+	t.controllers = strings.Fields(text)
+	slices.Sort(t.controllers)
+	return err
+}
+
+// dirs are the directories of a group, one per hierarchy; the first of v2 is the
+// only one.
+func (t *mountedTree) dirs(path string) []string {
+	if t.version == 2 {
+		return []string{filepath.Join(t.root, path)}
+	}
+	out := make([]string, 0, len(t.hierarchies))
+	for _, h := range t.hierarchies {
+		out = append(out, filepath.Join(h.MountPoint, path))
+	}
+	return out
+}
+
+// controllerDir is the directory in which controller has its files for path.
+func (t *mountedTree) controllerDir(controller, path string) (string, bool) {
+	if t.version == 2 {
+		return filepath.Join(t.root, path), true
+	}
+	for _, h := range t.hierarchies {
+		if slices.Contains(h.Controllers, controller) {
+			return filepath.Join(h.MountPoint, path), true
+		}
+	}
+	return "", false
+}
+
+func (t *mountedTree) has(controller string) bool {
+	return slices.Contains(t.controllers, controller)
 }

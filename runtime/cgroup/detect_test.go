@@ -14,7 +14,7 @@ func TestDetectReadsMountTables(t *testing.T) {
 		want        mountedTree
 	}{
 		{"unified", "30 1 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
-			mountedTree{version: 2, unified: "/sys/fs/cgroup"}},
+			mountedTree{version: 2, root: "/sys/fs/cgroup"}},
 		{"hybrid with shared controllers", tmpfs +
 			"26 25 0:21 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n" +
 			"27 25 0:22 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n" +

@@ -34,18 +34,19 @@ func (h *Handle) Close() error {
 
 // Open opens an existing group for Launch. The caller closes the handle.
 func (m *Manager) Open(path string) (*Handle, error) {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return nil, err
 	}
-	if m.version == 2 {
-		dir, err := openFile(filepath.Join(m.root, path), unix.O_PATH|unix.O_DIRECTORY)
+	if g.version == 2 {
+		dir, err := openFile(g.unified(), unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return nil, fmt.Errorf("open cgroup: %w", err)
 		}
 		return &Handle{Dir: dir}, nil
 	}
 	h := &Handle{}
-	for _, dir := range m.dirs(path) {
+	for _, dir := range g.dirs(path) {
 		f, err := openFile(filepath.Join(dir, "tasks"), unix.O_WRONLY)
 		if err != nil {
 			h.Close()

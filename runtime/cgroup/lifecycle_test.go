@@ -158,7 +158,7 @@ func TestConcurrentCreatesShareAParent(t *testing.T) {
 			path := fmt.Sprintf("%s/pod/c%d", parent, i)
 			// Every third fails half way and must not take the others' parent along.
 			if i%3 == 0 {
-				made, err := m.makeGroup(path, plan{})
+				made, err := group{&m.mountedTree, path}.make(plan{})
 				if err != nil {
 					t.Error(err)
 				}

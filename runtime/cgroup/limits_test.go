@@ -205,16 +205,20 @@ func TestUpdateRollsBackWhatWasWritten(t *testing.T) { // B58
 		t.Fatal(err)
 	}
 	before := limitFiles(t, m, path)
+	g, err := m.group(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	plan, err := compile(&specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Shares: p[uint64](1024), Quota: p[int64](70000), Period: p[uint64](10000), Cpus: "0"},
 		Memory: &specs.LinuxMemory{Limit: p[int64](32 << 20)}, Pids: &specs.LinuxPids{Limit: p[int64](5)},
-	}, m.host(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}}), m.present(path))
+	}, m.host(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}}), g.present())
 	if err != nil {
 		t.Fatal(err)
 	}
 	// What no check foresees: the kernel refuses the last write.
 	plan.writes = append(plan.writes, write{Controller: "pids", File: "pids.max", Value: "-7"})
-	err = m.apply(path, plan, false)
+	err = g.apply(plan, false)
 	var value *ValueError
 	if !errors.As(err, &value) || value.File != "pids.max" || value.Value != "-7" {
 		t.Errorf("got %v, want a ValueError of pids.max=-7", err)

@@ -3,11 +3,13 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"path/filepath"
 	"strconv"
 	"time"
 
+	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,14 +29,15 @@ type OOMEvents struct {
 // victim's own group only, so those below are added up.
 func (m *Manager) OOM(path string) (OOMEvents, error) {
 	var out OOMEvents
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return out, err
 	}
-	dir, ok := m.controllerDir("memory", path)
+	dir, ok := g.dir("memory")
 	if !ok {
 		return out, fmt.Errorf("oom events: controller memory: %w", ErrNotSupported)
 	}
-	if m.version == 2 {
+	if g.version == 2 {
 		events, err := readFlatKeyed(filepath.Join(dir, "memory.events"))
 		if err != nil {
 			return out, fmt.Errorf("oom events: %w", err)
@@ -104,12 +107,13 @@ type PidsStats struct {
 // Stats reads the group's counters. A group that is gone is an error that is
 // fs.ErrNotExist.
 func (m *Manager) Stats(path string) (*Stats, error) {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return nil, err
 	}
-	s := &Stats{Memory: MemoryStats{LimitBytes: NoLimit}, Pids: PidsStats{Limit: NoLimit}}
-	r := reader{manager: m, path: path}
-	if m.version == 2 {
+	s := &Stats{}
+	r := reader{group: g}
+	if g.version == 2 {
 		r.statsV2(s)
 	} else {
 		r.statsV1(s)
@@ -122,9 +126,8 @@ func (m *Manager) Stats(path string) (*Stats, error) {
 
 // reader reads files of one group; the first error stays and later reads give 0.
 type reader struct {
-	manager *Manager
-	path    string
-	err     error
+	group
+	err error
 }
 
 func (r *reader) statsV1(s *Stats) {
@@ -140,47 +143,67 @@ func (r *reader) statsV1(s *Stats) {
 	s.Pids.Limit = r.limit("pids", "pids.max")
 }
 
+// statsV2 has containerd's library read the group. To the library an absent group
+// is an idle one, and a file with a single number that it can't read, for want of
+// a descriptor say, is a 0: nothing in use, or a limit of nothing. So a 0 is read
+// again here, to be confirmed or to give its error; a live container has none. The
+// peak alone may be 0, on kernels without it.
 func (r *reader) statsV2(s *Stats) {
-	cpu := r.keyed("", "cpu.stat") // usage is there without the controller
-	s.CPU.Usage = time.Duration(cpu["usage_usec"]) * time.Microsecond
-	s.CPU.Periods, s.CPU.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
-	s.CPU.Throttled = time.Duration(cpu["throttled_usec"]) * time.Microsecond
-	s.Memory.UsageBytes = r.number("memory", "memory.current")
-	s.Memory.LimitBytes = r.limit("memory", "memory.max")
-	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, r.keyed("memory", "memory.stat")["inactive_file"])
-	if text, ok := r.text("memory", "memory.peak", true); ok {
-		s.Memory.PeakBytes, _ = strconv.ParseUint(text, 10, 64)
+	which := cgroup2.StatCPU // cpu.stat is there without the controller
+	if r.has("memory") {
+		which |= cgroup2.StatMemory
 	}
-	s.Pids.Current = r.number("pids", "pids.current")
-	s.Pids.Limit = r.limit("pids", "pids.max")
+	if r.has("pids") {
+		which |= cgroup2.StatPids
+	}
+	manager, err := cgroup2.Load(r.path, cgroup2.WithMountpoint(r.root))
+	if err != nil {
+		r.err = err
+		return
+	}
+	got, err := manager.StatFiltered(which)
+	if err != nil {
+		r.err = err
+		return
+	}
+	s.CPU.Usage = time.Duration(got.CPU.UsageUsec) * time.Microsecond
+	s.CPU.Periods, s.CPU.ThrottledPeriods = got.CPU.NrPeriods, got.CPU.NrThrottled
+	s.CPU.Throttled = time.Duration(got.CPU.ThrottledUsec) * time.Microsecond
+	s.Memory.UsageBytes = confirm(got.Memory.GetUsage(), r.number, "memory", "memory.current")
+	s.Memory.LimitBytes = confirm(got.Memory.GetUsageLimit(), r.limit, "memory", "memory.max")
+	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, got.Memory.GetInactiveFile())
+	s.Memory.PeakBytes = got.Memory.GetMaxUsage()
+	s.Pids.Current = confirm(got.Pids.GetCurrent(), r.number, "pids", "pids.current")
+	s.Pids.Limit = confirm(got.Pids.GetLimit(), r.limit, "pids", "pids.max")
+	if err := unix.Access(r.unified(), unix.F_OK); err != nil && r.err == nil {
+		r.err = &fs.PathError{Op: "access", Path: r.unified(), Err: err}
+	}
+}
+
+// confirm is got, or if that is 0 what the file really says.
+func confirm(got uint64, read func(controller, file string) uint64, controller, file string) uint64 {
+	if got != 0 {
+		return got
+	}
+	return read(controller, file)
 }
 
 func workingSet(usage, inactiveFile uint64) uint64 {
 	return usage - min(usage, inactiveFile)
 }
 
-// text reads one file. A controller that the host lacks, or a file that may be
-// absent, gives ok false and no error.
-func (r *reader) text(controller, file string, mayLack bool) (text string, ok bool) {
-	if r.err != nil || controller != "" && !r.manager.has(controller) {
+// text reads one file. A controller that the host lacks gives ok false and no error.
+func (r *reader) text(controller, file string) (text string, ok bool) {
+	if r.err != nil || !r.has(controller) {
 		return "", false
 	}
-	dir := filepath.Join(r.manager.root, r.path)
-	if controller != "" {
-		dir, _ = r.manager.controllerDir(controller, r.path)
-	}
-	text, err := readTrimmed(filepath.Join(dir, file))
-	if err != nil {
-		if !mayLack || !errors.Is(err, unix.ENOENT) {
-			r.err = err
-		}
-		return "", false
-	}
-	return text, true
+	dir, _ := r.dir(controller)
+	text, r.err = readTrimmed(filepath.Join(dir, file))
+	return text, r.err == nil
 }
 
 func (r *reader) number(controller, file string) uint64 {
-	text, ok := r.text(controller, file, false)
+	text, ok := r.text(controller, file)
 	if !ok {
 		return 0
 	}
@@ -192,7 +215,7 @@ func (r *reader) number(controller, file string) uint64 {
 }
 
 func (r *reader) limit(controller, file string) uint64 {
-	text, ok := r.text(controller, file, false)
+	text, ok := r.text(controller, file)
 	if n := parseLimit(text); ok && n != math.MaxInt64 {
 		return uint64(n)
 	}
@@ -200,6 +223,6 @@ func (r *reader) limit(controller, file string) uint64 {
 }
 
 func (r *reader) keyed(controller, file string) map[string]uint64 {
-	text, _ := r.text(controller, file, false)
+	text, _ := r.text(controller, file)
 	return parseFlatKeyed(text)
 }

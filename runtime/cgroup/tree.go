@@ -43,11 +43,16 @@ func (m *Manager) List(parent string) ([]string, error) {
 // hierarchies; none if the group is gone. A process of an outer PID namespace
 // shows as 0.
 func (m *Manager) Pids(path string) ([]int, error) {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return nil, err
 	}
+	return g.pids()
+}
+
+func (g group) pids() ([]int, error) {
 	var pids []int
-	err := m.eachDir(path, func(dir string) error {
+	err := g.eachDir(func(dir string) error {
 		text, err := sys.ReadKernelFile(filepath.Join(dir, "cgroup.procs"), listFile)
 		// EOPNOTSUPP: a threaded v2 group; its processes are listed at the top of the
 		// threaded subtree. ENODEV: removed between open and read.
@@ -76,28 +81,34 @@ func (m *Manager) Pids(path string) ([]int, error) {
 // Populated reports whether any live process is in the group or below it. An
 // absent group is empty.
 func (m *Manager) Populated(path string) (bool, error) {
-	if m.version == 2 {
-		if err := checkPath(path); err != nil {
-			return false, err
-		}
-		events, err := readFlatKeyed(filepath.Join(m.root, path, "cgroup.events"))
+	g, err := m.group(path)
+	if err != nil {
+		return false, err
+	}
+	return g.populated()
+}
+
+func (g group) populated() (bool, error) {
+	if g.version == 2 {
+		events, err := readFlatKeyed(filepath.Join(g.unified(), "cgroup.events"))
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
 			return false, nil
 		}
 		return events["populated"] == 1, err
 	}
-	pids, err := m.Pids(path)
+	pids, err := g.pids()
 	return len(pids) > 0, err
 }
 
 // Remove removes the group and all below it in every hierarchy. Absent is done.
 // EBUSY is retried until ctx ends: the last process may still be on its way out.
 func (m *Manager) Remove(ctx context.Context, path string) error {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return err
 	}
 	for pause := newPause(); ; {
-		busy, err := m.removeGroup(path)
+		busy, err := g.remove()
 		if err != nil || !busy {
 			return err
 		}
@@ -110,11 +121,12 @@ func (m *Manager) Remove(ctx context.Context, path string) error {
 // RemoveEmpty removes the group if nothing is in or below it, else ErrBusy; for
 // parents that a Create made on the way and whoever comes last takes away.
 func (m *Manager) RemoveEmpty(path string) error {
-	if err := checkPath(path); err != nil {
+	g, err := m.group(path)
+	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, dir := range m.dirs(path) {
+	for _, dir := range g.dirs(path) {
 		err := unix.Rmdir(dir)
 		switch {
 		case err == nil || errors.Is(err, unix.ENOENT):
@@ -127,9 +139,9 @@ func (m *Manager) RemoveEmpty(path string) error {
 	return errors.Join(errs...)
 }
 
-func (m *Manager) removeGroup(path string) (busy bool, err error) {
+func (g group) remove() (busy bool, err error) {
 	var errs []error
-	for _, dir := range m.dirs(path) {
+	for _, dir := range g.dirs(g.path) {
 		left, err := removeTree(dir)
 		busy = busy || left
 		if err != nil {
@@ -167,8 +179,8 @@ func removeTree(dir string) (busy bool, err error) {
 
 // eachDir calls fn for the group's directory in every hierarchy and for all
 // below them, parents first.
-func (m *Manager) eachDir(path string, fn func(dir string) error) error {
-	for _, dir := range m.dirs(path) {
+func (g group) eachDir(fn func(dir string) error) error {
+	for _, dir := range g.dirs(g.path) {
 		if err := walkDirs(dir, fn); err != nil {
 			return err
 		}
