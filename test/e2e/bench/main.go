@@ -125,16 +125,13 @@ func run(ctx context.Context, opts options) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.cleanUp(context.WithoutCancel(ctx))) }()
 	begin := time.Now()
-	for _, phase := range phases {
-		if b.skip[phase.name] {
-			continue
-		}
-		if err := phase.run(b, ctx); err != nil {
-			return fmt.Errorf("phase %s: %w", phase.name, err)
-		}
-	}
+	err = b.measure(ctx)
+	// What was measured before something failed is shown all the same.
 	report := b.report(time.Since(begin))
 	report.print(os.Stdout)
+	if err != nil {
+		return err
+	}
 	if opts.json != "" {
 		if err := report.write(opts.json); err != nil {
 			return err
@@ -142,6 +139,18 @@ func run(ctx context.Context, opts options) (err error) {
 	}
 	if missed := report.missed(); opts.floors && len(missed) > 0 {
 		return fmt.Errorf("floors missed: %s", strings.Join(missed, "; "))
+	}
+	return nil
+}
+
+func (b *bench) measure(ctx context.Context) error {
+	for _, phase := range phases {
+		if b.skip[phase.name] {
+			continue
+		}
+		if err := phase.run(b, ctx); err != nil {
+			return fmt.Errorf("phase %s: %w", phase.name, err)
+		}
 	}
 	return nil
 }
