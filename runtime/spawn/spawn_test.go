@@ -247,6 +247,46 @@ func TestStartInNewPIDNamespaceIsItsInit(t *testing.T) {
 	}
 }
 
+func TestStartIsBornInItsCgroup(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: cgroup v2")
+	}
+	group := ""
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(mount + "/cgroup.procs"); err == nil {
+			group = fmt.Sprintf("%s/podwright-test-spawn-%d", mount, os.Getpid())
+		}
+	}
+	if group == "" {
+		t.Skip("needs a cgroup2 mount at /sys/fs/cgroup or /sys/fs/cgroup/unified")
+	}
+	if err := os.Mkdir(group, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(group)
+	dir, err := os.Open(group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	pid, pidfd, err := Start(&Command{Exe: int(openBusybox(t).Fd()), Argv: []string{"grep", "^0:", "/proc/self/cgroup"},
+		Fds: []int{int(w.Fd()), int(w.Fd()), int(w.Fd())}, Cgroup: int(dir.Fd())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	got, _ := io.ReadAll(r)
+	wait(t, pid, pidfd)
+	if want := fmt.Sprintf("/podwright-test-spawn-%d\n", os.Getpid()); !strings.HasSuffix(string(got), want) {
+		t.Errorf("got %q, want it to end in %q", got, want)
+	}
+}
+
 func TestStartFromManyThreadsUnderGarbageCollection(t *testing.T) {
 	exe := openBusybox(t)
 	stop := make(chan struct{})
