@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -281,5 +282,34 @@ func TestImageWithoutLayers(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dirs[0]); err != nil || len(entries) != 0 {
 		t.Errorf("got %v, %v", entries, err)
+	}
+}
+
+// The layers are what overlay makes them: put together by the kernel, they
+// show the image.
+func TestLayersMountAsTheImage(t *testing.T) {
+	r := registry.New(registry.Config{})
+	host := serve(t, r)
+	s := openStore(t, Config{Root: t.TempDir()})
+	push(t, r, "a:1", build(t, "amd64", v1.Config{},
+		layer(t, registry.Gzip, registry.Dir("d", 0o755), registry.Regular("d/kept", 0o644, "1"), registry.Regular("d/gone", 0o644, "1"),
+			registry.Dir("o", 0o755), registry.Regular("o/hidden", 0o644, "1"), registry.Dir("tmp", 0o1777), registry.Regular(".wh.bottom", 0, "")),
+		layer(t, registry.Zstd, registry.Regular("d/.wh.gone", 0, ""), registry.Dir("o", 0o700), registry.Regular("o/.wh..wh..opq", 0, ""), registry.Regular("o/new", 0o644, "2")),
+		layer(t, registry.Gzip, registry.Regular("tmp/x", 0o644, "3"), registry.Regular("d/kept", 0o644, "3"))))
+	img := pull(t, s, host+"/a:1")
+	dirs, err := s.Layers(t.Context(), img.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := `mount -t overlay -o ro,lowerdir=` + strings.Join(dirs, ":") + ` none "$0" && cd "$0" && find . | sort | tr '\n' ' ' && cat d/kept && stat -c ' %a' o tmp`
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", script, t.TempDir())
+	// The mount is the child's own and ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if want := ". ./d ./d/kept ./o ./o/new ./tmp ./tmp/x 3 700\n 1777\n"; string(out) != want {
+		t.Errorf("got %q, want %q", out, want)
 	}
 }
