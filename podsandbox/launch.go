@@ -101,8 +101,6 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 			f, err = os.Open(need.Path)
 		case spec.NeedRoot:
 			f, err = m.cfg.Mounts.Overlay(ctx, *req.root)
-		case spec.NeedEmptyRoot:
-			f, err = m.cfg.Mounts.Tmpfs(ctx, mounts.TmpfsOptions{SizeBytes: 4096, Inodes: 2, Mode: 0o555, NoExec: true, ReadOnly: true})
 		case spec.NeedBind:
 			f, err = m.openBind(ctx, req.launchable, i, need.Bind)
 		case spec.NeedContainer: // the keeper has it

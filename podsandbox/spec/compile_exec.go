@@ -68,7 +68,7 @@ const (
 )
 
 // Reaper plans PID 1 of a sandbox whose containers share a PID namespace. They see it, so it has their namespaces and
-// nothing else: an empty read-only root, no capability, no user of anyone's.
+// nothing else: the empty root that OpReap makes by itself, no capability, no user of anyone's.
 func Reaper(in ReaperInput) (*Launchable, error) {
 	p := newPlanner(in.ID, nil, in.Node)
 	p.out.NewPID = true
@@ -82,14 +82,10 @@ func Reaper(in ReaperInput) (*Launchable, error) {
 			p.join(ns.kind, ns.path)
 		}
 	}
-	p.add(launch.Op{Code: launch.OpUnshare, Step: "unshare namespaces", Flags: unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP})
-	p.addFd(p.need(Need{Kind: NeedEmptyRoot}, "empty root"),
-		launch.Op{Code: launch.OpRoot, Step: "attach root", Flags: unix.MS_REC | unix.MS_PRIVATE})
-	p.add(launch.Op{Code: launch.OpPivot, Step: "pivot_root"})
+	p.add(launch.Op{Code: launch.OpUnshare, Step: "unshare namespaces", Flags: unix.CLONE_NEWCGROUP})
 	p.add(launch.Op{Code: launch.OpKeyring, Step: "join session keyring", Arg: in.ID})
 	p.add(launch.Op{Code: launch.OpSetsid, Step: "setsid"})
 	p.add(launch.Op{Code: launch.OpUmask, Step: "set umask", Number: workloadUmask})
-	p.add(launch.Op{Code: launch.OpChdir, Step: "enter working directory", Path: "/"})
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: binary.LittleEndian.AppendUint64(nil, 0)})
 	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: reaperUser, Number: reaperUser, Strings: []string{}})
 	p.add(launch.Op{Code: launch.OpCaps, Step: "set capabilities", Data: make([]byte, 5*8)})

@@ -29,8 +29,6 @@ const (
 	NeedNamespace
 	// NeedRoot is the container's root file system as a detached mount.
 	NeedRoot
-	// NeedEmptyRoot is a detached, empty, read-only directory: the reaper's root.
-	NeedEmptyRoot
 	// NeedBind is Bind as a detached mount. Whether it is a directory goes into SetDirectory.
 	NeedBind
 	// NeedContainer is the container's pidfd, which the keeper fills in; leave the entry nil.

@@ -11,7 +11,7 @@ import (
 )
 
 var needNames = map[NeedKind]string{
-	NeedCgroupTasks: "cgroup-tasks", NeedNamespace: "namespace", NeedRoot: "root", NeedEmptyRoot: "empty-root",
+	NeedCgroupTasks: "cgroup-tasks", NeedNamespace: "namespace", NeedRoot: "root",
 	NeedBind: "bind", NeedContainer: "container",
 }
 
