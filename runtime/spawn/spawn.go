@@ -22,10 +22,10 @@ type Command struct {
 	Cgroup int      // a directory of cgroup v2 in which the process is born, or -1
 }
 
-// initEnv keeps the Go runtime of a process that lives a millisecond from starting threads, reading cgroup
-// limits and collecting garbage.
+// initEnv keeps the Go runtime of a process that lives a millisecond from starting threads for every processor,
+// interrupting itself and collecting garbage.
 func initEnv() []string {
-	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"}
+	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1"}
 }
 
 // Flags and call numbers that package syscall lacks; from 424 on numbers are the same on every architecture.
