@@ -191,9 +191,10 @@ func (m *sandboxManager) cniPod(s *sandbox) cni.Pod {
 
 // startReaper starts the PID 1 of a shared PID namespace: init itself, which stays and reaps.
 func (m *sandboxManager) startReaper(ctx context.Context, s *sandbox) error {
+	own := spec.SandboxNamespaces(s.config)
 	launchable, err := spec.Reaper(spec.ReaperInput{
-		ID: s.id, Node: m.cfg.Node, NetPath: m.cfg.Namespaces.Path(s.id, namespace.Net),
-		IPCPath: m.cfg.Namespaces.Path(s.id, namespace.IPC), UTSPath: m.cfg.Namespaces.Path(s.id, namespace.UTS),
+		ID: s.id, Node: m.cfg.Node, NetPath: ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net)),
+		IPCPath: ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC)), UTSPath: ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS)),
 	})
 	if err != nil {
 		return err
