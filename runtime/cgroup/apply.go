@@ -93,6 +93,9 @@ func (g group) apply(p plan, fresh bool) error {
 		if errors.Is(err, unix.ENOENT) && w.Optional {
 			continue
 		}
+		if errors.Is(err, unix.ENOENT) && g.version == 2 && g.awaitController(w.Controller) == nil {
+			err = sys.WriteKernelFile(old.path, w.Value)
+		}
 		if err != nil {
 			err = writeError(w, err)
 			if !fresh {
@@ -109,6 +112,14 @@ func (g group) apply(p plan, fresh bool) error {
 		return err
 	}
 	return nil
+}
+
+// awaitController waits until the files of a v2 controller that the parent gives are there: a sibling's Create may be
+// enabling it, and the group's own list names it before the kernel has made the files. Enabling it once more changes
+// nothing, and takes the lock that the first enabling holds.
+func (g group) awaitController(controller string) error {
+	file := filepath.Join(filepath.Dir(g.unified()), "cgroup.subtree_control")
+	return sys.WriteKernelFile(file, "+"+controller)
 }
 
 func (g group) setDevices(devices []specs.LinuxDeviceCgroup, fresh bool) error {
