@@ -26,22 +26,22 @@ const busybox = "/bin/busybox"
 // credentials.
 func TestServedImagesAreValid(t *testing.T) {
 	r := New(Config{Auth: &Auth{Username: "user", Password: "password", Bearer: true, Token: "tok3n"}})
-	var images []v1.Image
-	for _, packing := range []Packing{Gzip, Zstd, Plain} {
+	images := map[Packing]v1.Image{}
+	for packing, arch := range map[Packing]string{Gzip: "amd64", Zstd: "arm64", Plain: "amd64"} {
 		layer, err := Layer(packing, Dir("etc", 0o755), Regular("etc/a", 0o600, "text"), Link("b", "etc/a"), HardLink("c", "etc/a", 0o600))
 		if err != nil {
 			t.Fatal(err)
 		}
-		img, err := Image("amd64", v1.Config{Env: []string{"A=b"}}, layer)
+		img, err := Image(arch, v1.Config{Env: []string{"A=b"}}, layer)
 		if err != nil {
 			t.Fatal(err)
 		}
-		images = append(images, img)
+		images[packing] = img
 	}
-	if _, err := r.PushIndex("multi:1", Index(map[string]v1.Image{"amd64": images[0], "arm64": images[1]})); err != nil {
+	if _, err := r.PushIndex("multi:1", Index(map[string]v1.Image{"amd64": images[Gzip], "arm64": images[Zstd]})); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Push("plain:1", images[2]); err != nil {
+	if _, err := r.Push("plain:1", images[Plain]); err != nil {
 		t.Fatal(err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
