@@ -240,3 +240,24 @@ func TestConnectSaysWhyNoKeeperStarts(t *testing.T) {
 		}
 	}
 }
+
+// What was started in a directory that is gone, for a demonstration or a test, goes by itself.
+func TestKeeperWithoutDirectoryEnds(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	self, _ := os.Executable()
+	n := &node{t: t}
+	dir := t.TempDir() + "/run"
+	c, err := Connect(n.ctx(), Config{RunDir: dir, KeeperBinary: keeperBinary, InitBinary: self, OnExit: func(string, wire.Exit) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := c.Hello(n.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.RemoveAll(dir)
+	c.Close()
+	n.eventually("end of keeper and anchor", func() bool { c.anchorFate(); return !alive(h.KeeperPID) && !alive(h.AnchorPID) })
+}

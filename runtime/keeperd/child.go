@@ -54,7 +54,8 @@ const (
 )
 
 // hold gives the anchor duplicates of all the child's descriptors. Right after the start, and so before init says
-// anything: a child that the anchor holds and that has no file yet is killed by the next keeper.
+// anything: a child that the anchor holds and that has no file yet is ended by the next keeper, which reads on from
+// the status socket what else there is to end.
 func (k *keeper) hold(c *child) {
 	m := &wire.Message{Op: wire.OpHold, ID: c.ID, Process: &wire.Process{PID: c.Process.PID}}
 	fds := []int{}
@@ -65,6 +66,9 @@ func (k *keeper) hold(c *child) {
 	}
 	add(wire.RolePidfd, c.pidfd)
 	add(wire.RoleStdinWrite, c.stdinWrite)
+	if c.launching != nil {
+		add(wire.RoleSocket, c.launching.status)
+	}
 	if c.out != nil {
 		add(wire.RoleLog, c.out.file.Fd())
 		for _, s := range c.out.streams {
@@ -84,7 +88,7 @@ func (k *keeper) watchPidfd(c *child, pidfd int) {
 // pidfdReady handles the end of the child, or of the init that cloned it.
 func (k *keeper) pidfdReady(c *child, pidfd int) {
 	if c.launching != nil && c.state == starting {
-		if _, _, ended := anchor.Peek(unix.P_PIDFD, pidfd); !ended {
+		if !readable(pidfd) {
 			return
 		}
 		k.readStatus(c) // its last words; it may have named its clone
@@ -104,10 +108,10 @@ func (k *keeper) pidfdReady(c *child, pidfd int) {
 	case !ended:
 	case c.state == failing:
 		k.reap(c)
-		if l := c.launching; l == nil {
-			k.forget(c)
-		} else if l.exit = exit; l.launcher < 0 {
-			k.failed(c)
+		if l := c.launching; l != nil {
+			if l.exit = exit; l.launcher < 0 {
+				k.failed(c)
+			}
 		}
 	case c.state == running:
 		k.ended(c, exit)
@@ -116,10 +120,10 @@ func (k *keeper) pidfdReady(c *child, pidfd int) {
 }
 
 func (k *keeper) launcherReady(c *child, pidfd int) {
-	if _, _, ended := anchor.Peek(unix.P_PIDFD, pidfd); !ended {
+	if !readable(pidfd) {
 		return
 	}
-	anchor.Reap(unix.P_PIDFD, pidfd)
+	anchor.Reap(unix.P_PIDFD, pidfd) // unless it is the anchor's
 	k.unwatch(pidfd)
 	unix.Close(pidfd)
 	c.launching.launcher, c.launching.launcherPID = -1, 0
@@ -217,20 +221,32 @@ func (k *keeper) exitOf(c *child) (exit wire.Exit, ended bool) {
 	if _, exit, ended = anchor.Peek(unix.P_PIDFD, c.pidfd); ended {
 		return exit, true
 	}
-	poll := []unix.PollFd{{Fd: int32(c.pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 0); err != nil || n == 0 {
+	if !readable(c.pidfd) {
 		return wire.Exit{}, false
 	}
-	err := anchor.Read(wire.ExitsDir+"/"+c.ID, &exit)
+	var err error
+	switch {
+	case c.state != failing:
+		err = anchor.Read(wire.ExitsDir+"/"+c.ID, &exit)
+	case c.parent == parentSelf || unix.PidfdSendSignal(c.pidfd, 0, nil, 0) != unix.ESRCH:
+		err = unix.EAGAIN // once it is reaped, no exit file appears any more behind forget's back
+	}
 	if err != nil && c.parent == parentNone {
 		c.asked++
 		exit, err = infoOf(c.pidfd, c.asked > maxAsked)
 	}
-	if err == nil || c.parent != parentSelf && c.state == failing {
+	if err == nil {
 		return exit, true
 	}
 	k.later(c, 20*time.Millisecond) // who reaps it, or traces it, is at work
 	return wire.Exit{}, false
+}
+
+// readable: of a pidfd, that its process has ended.
+func readable(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n == 1
 }
 
 // later looks at a child again that has ended and can't be let go now: its pidfd stays ready and would spin the loop.
@@ -286,8 +302,10 @@ func readStat(pid int) (stat, error) {
 	return stat{parent, start}, errors.Join(err, startErr)
 }
 
-func isChild(pid int) bool {
-	return unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG|syscall.WALL, nil) == nil
+// isOurs tells whether a process is a child of the keeper, or of the anchor that got it from a keeper before.
+func isOurs(pid int) bool {
+	stat, err := readStat(pid)
+	return err == nil && (stat.parent == unix.Getpid() || stat.parent == unix.Getppid())
 }
 
 func errno(err error) syscall.Errno {

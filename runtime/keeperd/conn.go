@@ -53,6 +53,18 @@ func (k *keeper) dropConn(c *conn) {
 		c.fd = -1
 		c.inbox.Drop()
 		delete(k.conns, c)
+		k.endUnreachable()
+	}
+}
+
+// endUnreachable ends a keeper that nobody can reach any more and that has nothing: its run directory was removed.
+func (k *keeper) endUnreachable() {
+	var st unix.Stat_t
+	idle := len(k.conns) == 0 && len(k.table) == 0 && k.inFlight == 0
+	if idle && unix.Fstat(wire.RunDirFd, &st) == nil && st.Nlink == 0 {
+		k.log.Info("Ending: the run directory is gone")
+		k.tellAnchor(&wire.Message{Op: wire.OpQuit})
+		k.stop()
 	}
 }
 
@@ -82,7 +94,7 @@ func (k *keeper) serveConn(c *conn) {
 
 // send queues a message for a client; without room for one with descriptors, which can't wait, it is dropped.
 func (k *keeper) send(c *conn, m *wire.Message, fds ...int) {
-	if c.fd < 0 {
+	if c == nil || c.fd < 0 {
 		return
 	}
 	packets, err := wire.Pack(m, fds)

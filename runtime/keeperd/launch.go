@@ -13,7 +13,7 @@ import (
 
 // launching is what a child has only until its workload runs.
 type launching struct {
-	conn        *conn
+	conn        *conn // who waits for the answer; nil: nobody
 	seq         uint64
 	status      int       // our end of init's status socket
 	launcherPID int       // init, where it cloned the workload out of itself; else 0
@@ -84,19 +84,22 @@ func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
 	ch := &child{state: starting, parent: parentSelf, pidfd: pidfd, launching: l, console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
 	ch.Child = wire.Child{ID: m.ID, Container: m.Launch.Container, Kind: m.Launch.Kind, Terminal: m.Launch.Terminal, Process: wire.Process{PID: pid}}
 	k.table[m.ID] = ch
-	k.inFlight++
 	out := newOutput(m.ID, d.take(wire.RoleLog))
 	out.read(d.take(wire.RoleStdoutRead), "stdout", false)
 	out.read(d.take(wire.RoleStderrRead), "stderr", false)
 	ch.out = out
 	k.hold(ch)
-	k.watchPidfd(ch, pidfd)
-	unix.SetNonblock(l.status, true)
-	if err := k.watch(l.status, unix.EPOLLIN, func() { k.readStatus(ch) }); err != nil {
-		l.failure = err
-		k.resolve(ch)
-	}
+	k.watchLaunch(ch)
 	return nil
+}
+
+func (k *keeper) watchLaunch(c *child) {
+	k.inFlight++
+	k.watchPidfd(c, c.pidfd)
+	if err := k.watch(c.launching.status, unix.EPOLLIN, func() { k.readStatus(c) }); err != nil {
+		c.launching.failure = err
+		k.resolve(c)
+	}
 }
 
 // initFds lays out what init finds from descriptor 0 on; the status socket's place is left to the caller.
@@ -134,6 +137,12 @@ func (k *keeper) readStatus(c *child) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	for c.launching != nil {
 		l := c.launching
+		// A clone is the anchor's to hold before its name is taken out of the socket: at every moment somebody
+		// who outlives us knows it.
+		n, _, err := unix.Recvfrom(l.status, text[:], unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		if status, bad := launch.DecodeStatus(text[:max(n, 0)]); err == nil && bad == nil && status.Kind == launch.StatusChild {
+			l.failure = errors.Join(l.failure, k.adoptClone(c, status.Pid))
+		}
 		n, oobn, _, _, err := unix.Recvmsg(l.status, text[:], oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		if err == unix.EAGAIN || err == unix.EINTR {
 			return
@@ -150,8 +159,6 @@ func (k *keeper) readStatus(c *child) {
 		case status.Kind == launch.StatusConsole && console >= 0:
 			unix.Close(c.console)
 			c.console, console = console, -1
-		case status.Kind == launch.StatusChild:
-			l.failure = errors.Join(l.failure, k.adoptClone(c, status.Pid))
 		case status.Kind == launch.StatusExecNext:
 			l.execNext = true
 		case status.Kind == launch.StatusError && l.failure == nil:
@@ -178,7 +185,7 @@ func received(oob []byte) int {
 // adoptClone makes the workload that init cloned (CLONE_PARENT) the child, and init its launcher. A child is
 // unreaped until we reap it, so its pid is its own.
 func (k *keeper) adoptClone(c *child, pid int) error {
-	if c.launching.launcherPID != 0 || !isChild(pid) {
+	if c.launching.launcherPID != 0 || !isOurs(pid) {
 		return fmt.Errorf("init named process %d as its clone, which is no new child", pid)
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
@@ -241,6 +248,7 @@ func (k *keeper) begin(c *child) error {
 		return &launch.StepError{Step: "record child", Errno: errno(err), Path: wire.ChildrenDir + "/" + c.ID}
 	}
 	c.state = running
+	k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID, Role: wire.RoleSocket})
 	if c.console >= 0 && c.Kind != wire.KindExec {
 		k.tellAnchor(&wire.Message{Op: wire.OpHold, ID: c.ID, Roles: []wire.Role{wire.RoleConsole}}, c.console)
 		c.out.read(c.console, "stdout", true)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/podwright/podwright/runtime/keeperd/internal/anchor"
 	"github.com/podwright/podwright/runtime/wire"
@@ -68,6 +70,9 @@ func list(dir string) ([]string, error) {
 			if wire.CheckID(name) == nil {
 				ids = append(ids, name)
 			}
+			if dir == wire.ChildrenDir && strings.HasSuffix(name, ".tmp") { // its writer died
+				unix.Unlinkat(fd, name, 0)
+			}
 		}
 		if errors.Is(err, io.EOF) || len(names) == 0 {
 			return ids, nil
@@ -110,6 +115,10 @@ func (k *keeper) recover(resumed bool) error {
 	return nil
 }
 
+var errCutShort = errors.New("the keeper ended before the launch did")
+
+const cutShortGrace = 2 * time.Second
+
 func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) {
 	d := &descriptors{roles: h.Roles, fds: h.Fds}
 	defer d.close()
@@ -123,14 +132,21 @@ func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) 
 		c.Exit = nil
 	}
 	switch {
-	case h.PID == 0 && (!recorded || c.Exit == nil): // being forgotten, or a launch that failed, as the keeper died
+	case h.PID == 0 && d.get(wire.RoleSocket) < 0 && (!recorded || c.Exit == nil): // being forgotten, or a launch that failed, as the keeper died
 		wire.CloseAll([]int{c.pidfd})
 		k.forget(c)
 		return
 	case !recorded: // its launch was never answered, and nobody knows it
-		k.log.Info("Killing a child whose launch was cut short", "containerID", h.ID, "pid", h.PID)
-		c.state = failing
-		unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+		k.log.Info("Ending a launch that was cut short", "containerID", h.ID, "pid", h.PID)
+		c.launching = &launching{status: d.take(wire.RoleSocket), launcher: -1, failure: errCutShort}
+		k.watchLaunch(c)
+		// An init that lives may yet name a clone of its own; only one that hangs is killed before its last word.
+		k.after(cutShortGrace, func() {
+			if c.state == starting {
+				unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
+			}
+		})
+		return
 	case h.PID == 0:
 		k.beginOutput(c, clean)
 		wire.CloseAll([]int{c.pidfd})
@@ -147,7 +163,7 @@ func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) 
 
 // newInherited makes a child out of descriptors. Whose child it is the kernel tells.
 func (k *keeper) newInherited(file wire.Child, d *descriptors) *child {
-	c := &child{Child: file, parent: parentNone, pidfd: d.take(wire.RolePidfd), console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
+	c := &child{Child: file, state: starting, parent: parentNone, pidfd: d.take(wire.RolePidfd), console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
 	if stat, err := readStat(file.Process.PID); err == nil {
 		switch stat.parent {
 		case unix.Getpid():
@@ -162,11 +178,10 @@ func (k *keeper) newInherited(file wire.Child, d *descriptors) *child {
 	out.read(d.take(wire.RoleStdoutRead), "stdout", false)
 	out.read(d.take(wire.RoleStderrRead), "stderr", false)
 	out.read(d.take(wire.RoleConsole), "stdout", true)
-	if len(out.streams) == 0 {
+	if c.out = out; len(out.streams) == 0 {
 		out.file.Close()
-		return c
+		c.out = nil
 	}
-	c.out = out
 	return c
 }
 

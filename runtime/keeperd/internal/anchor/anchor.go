@@ -23,6 +23,7 @@ import (
 
 const (
 	maxRestartDelay = 5 * time.Second
+	hopeless        = time.Second      // a delay that only a keeper gets that never settles
 	settled         = 10 * time.Second // a keeper that lived this long may be restarted at once
 	retryDelay      = time.Second      // of an exit file that could not be written
 )
@@ -81,7 +82,9 @@ func Run(log *slog.Logger, start Start, state int) error {
 		}
 	}()
 	for !a.quit || a.keeper != 0 {
-		a.turn()
+		if a.turn(); a.keeper == 0 && a.delay > hopeless && len(a.held) == 0 {
+			return errors.New("the keeper ends as soon as it is started, and nothing is held that would need one")
+		}
 	}
 	return nil
 }
