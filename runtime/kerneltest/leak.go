@@ -36,9 +36,13 @@ func (s Scope) Take() (Snapshot, error) {
 	return found, nil
 }
 
+// openFile begins the keys of what programs have open.
+const openFile = "open file of "
+
 func (s Snapshot) add(format string, args ...any) { s[fmt.Sprintf(format, args...)]++ }
 
-// Diff lists what is in after and not in before, "left", and the other way round, "gone".
+// Diff lists what is in after and not in before, "left", and the other way round, "gone". An open file that was closed
+// is no loss: a program may have been busy before.
 func (s Snapshot) Diff(after Snapshot) []string {
 	var diff []string
 	for _, key := range slices.Sorted(maps.Keys(after)) {
@@ -47,7 +51,7 @@ func (s Snapshot) Diff(after Snapshot) []string {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(s)) {
-		if n := s[key] - after[key]; n > 0 {
+		if n := s[key] - after[key]; n > 0 && !strings.HasPrefix(key, openFile) {
 			diff = append(diff, fmt.Sprintf("gone: %d × %s", n, key))
 		}
 	}

@@ -98,9 +98,9 @@ func TestOracleSeesCgroupsOfEveryHierarchy(t *testing.T) {
 }
 
 func TestOracleSeesWhatIsGone(t *testing.T) {
-	before := Snapshot{"mount of tmpfs on /mnt": 1, "pipe": 2}
-	got := strings.Join(before.Diff(Snapshot{"pipe": 1}), "; ")
-	if want := "gone: 1 × mount of tmpfs on /mnt; gone: 1 × pipe"; got != want {
+	before := Snapshot{"mount of tmpfs on /mnt": 1, "process sleep": 2, "open file of daemon: pipe:": 1}
+	got := strings.Join(before.Diff(Snapshot{"process sleep": 1}), "; ")
+	if want := "gone: 1 × mount of tmpfs on /mnt; gone: 1 × process sleep"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

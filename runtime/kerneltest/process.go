@@ -29,7 +29,7 @@ func (s Scope) programs(found Snapshot) error {
 			return fmt.Errorf("look into %s: %w", name, err)
 		}
 		for _, target := range fds {
-			found.add("open file of %s: %s", name, numbers.ReplaceAllString(target, ""))
+			found.add(openFile+"%s: %s", name, numbers.ReplaceAllString(target, ""))
 		}
 		if own, err := os.Readlink(proc + "/ns/mnt"); err == nil && own != test {
 			lines, err := mountLines(strconv.Itoa(s.Programs[name]))
