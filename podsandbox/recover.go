@@ -52,7 +52,25 @@ func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
 	}
 	r.all(ctx)
 	close(m.recovered)
+	m.exits.Add(1)
+	// Owner: Manager; ends with one compilation; Shutdown waits for it.
+	go func() {
+		defer m.exits.Done()
+		m.warm()
+	}()
 	return nil
+}
+
+// warm compiles the filter that most containers get, so that the first of them does not wait for it. An error is the
+// first container's to report.
+func (m *Manager) warm() {
+	caps, err := spec.Capabilities(&criv1.ContainerConfig{}, m.cfg.Node)
+	if err == nil {
+		_, _, err = m.cfg.Seccomp.CompileProfile(m.cfg.SeccompDefault, caps)
+	}
+	if err != nil {
+		klog.ErrorS(err, "Could not compile the default seccomp profile")
+	}
 }
 
 // OnFresh is for the keeper's client to call when keeper and anchor were lost together and started anew: everything
