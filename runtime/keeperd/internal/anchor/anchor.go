@@ -115,12 +115,11 @@ func (a *anchor) turn() {
 	if a.stuck {
 		timeout = int(retryDelay.Milliseconds())
 	}
+	if a.keeper == 0 && time.Until(a.due) <= 0 {
+		a.startKeeper()
+	}
 	if a.keeper == 0 {
-		if wait := time.Until(a.due); wait > 0 {
-			timeout = int(wait.Milliseconds()) + 1
-		} else {
-			a.startKeeper()
-		}
+		timeout = max(0, int(time.Until(a.due).Milliseconds())) + 1
 	}
 	fds := []unix.PollFd{{Fd: int32(a.wake), Events: unix.POLLIN}, {Fd: int32(a.socket), Events: unix.POLLIN}}
 	if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
