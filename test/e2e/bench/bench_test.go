@@ -159,7 +159,7 @@ func measured(t *testing.T, podwright, containerd float64) []row {
 	s := newSamples()
 	for _, m := range []struct{ section, name, unit string }{
 		{"pod life cycle, hostNetwork", podToRunning, "ms"}, {"pod life cycle, bridge", podToRunning, "ms"},
-		{"pod life cycle, hostNetwork", cpuPerCycle, "ms"}, {"exec, hostNetwork", execSync, "ms"},
+		{"pod life cycle, hostNetwork", cpuOfAll, "ms"}, {"exec, hostNetwork", execSync, "ms"},
 		{"idle pods, bridge", pssPerPod, "KB"}, {"log", logThroughput, "MB/s"},
 	} {
 		s.add(m.section, m.name, m.unit, "podwright", podwright)

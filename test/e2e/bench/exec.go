@@ -12,8 +12,10 @@ const execSync = "ExecSync"
 
 // execs measures ExecSync of a probe-like command; output and exit code are checked.
 func (b *bench) execs(ctx context.Context) error {
-	for _, pid := range []criv1.NamespaceMode{ownPID, criv1.NamespaceMode_POD} {
-		kind := podKind{network: hostNetwork, pid: pid, command: service}
+	for _, kind := range b.kinds() {
+		if kind.network != hostNetwork {
+			continue
+		}
 		section := "exec, " + kind.String()
 		say("%s: %d calls", section, 2*b.n)
 		pods := map[*candidate]*pod{}

@@ -77,13 +77,13 @@ func parse(args []string) (options, error) {
 	for _, phase := range phases {
 		names = append(names, phase.name)
 	}
-	names = append(names, "lists", "bridge")
+	names = append(names, "lists", "bridge", "shared-pid")
 	opts := options{skip: map[string]bool{}}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.Var(&opts.endpoints, "endpoint", "`name=unix:///socket[,cgroup]` of a runtime, once for each; the first is compared with the others.\n"+
 		"cgroup is the group (below the mount) that holds its processes in /runtime and will hold its pods in /pods")
 	flags.StringVar(&opts.image, "image", "registry.k8s.io/e2e-test-images/busybox:1.29-2", "image with busybox")
-	flags.IntVar(&opts.n, "n", 100, "pods per variant of the life cycle; twice as many calls of ExecSync and lists")
+	flags.IntVar(&opts.n, "n", 100, "pods per variant of the life cycle, calls of each list; twice as many of ExecSync")
 	flags.IntVar(&opts.parallel, "parallel", 10, "pods at a time in the parallel life cycle")
 	skip := flags.String("skip", "", "what to leave out, of "+strings.Join(names, ","))
 	flags.StringVar(&opts.json, "json", "", "`file` for the figures")

@@ -53,29 +53,51 @@ func (b *bench) memory(ctx context.Context) error {
 		if err := grow(manyPods); err != nil {
 			return err
 		}
-		meters := b.meters("", 1)
-		begin := time.Now()
-		many, err := b.readMemory(ctx)
-		if err != nil {
+		if err := b.readIdle(ctx, section, few); err != nil {
 			return err
-		}
-		for _, r := range b.candidates {
-			if r.cgroup == "" {
-				continue
-			}
-			b.samples.add(section, pssPerPod, "KB", r.name, float64(many[r]-few[r])/(manyPods-fewPods))
-			b.samples.add(section, fmt.Sprintf("PSS with %d pods", manyPods), "KB", r.name, float64(many[r]))
-			own, err := r.cpu("/runtime")
-			if err != nil {
-				return err
-			}
-			b.samples.add(section, fmt.Sprintf("processor in use, %d pods", manyPods), "% of one", r.name, 100*float64(own-meters[r].own)/float64(time.Since(begin)))
 		}
 		if err := b.alternate(round, func(r *candidate) error { return b.stopAll(ctx, pods[r]) }); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readIdle reads memory and processor time of many idle pods.
+func (b *bench) readIdle(ctx context.Context, section string, few map[*candidate]int64) error {
+	used := map[*candidate]time.Duration{}
+	begin := time.Now()
+	for _, r := range b.accounted() {
+		var err error
+		if used[r], err = r.cpu("/runtime"); err != nil {
+			return err
+		}
+	}
+	many, err := b.readMemory(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range b.accounted() {
+		now, err := r.cpu("/runtime")
+		if err != nil {
+			return err
+		}
+		b.samples.add(section, pssPerPod, "KB", r.name, float64(many[r]-few[r])/(manyPods-fewPods))
+		b.samples.add(section, fmt.Sprintf("PSS with %d pods", manyPods), "KB", r.name, float64(many[r]))
+		b.samples.add(section, fmt.Sprintf("processor in use, %d pods", manyPods), "% of one", r.name, 100*float64(now-used[r])/float64(time.Since(begin)))
+	}
+	return nil
+}
+
+// accounted are the runtimes whose control group is known.
+func (b *bench) accounted() []*candidate {
+	var known []*candidate
+	for _, r := range b.candidates {
+		if r.cgroup != "" {
+			known = append(known, r)
+		}
+	}
+	return known
 }
 
 // stopAll kills and removes pods, as the kubelet does with those it lost interest in.
@@ -89,10 +111,7 @@ func (b *bench) readMemory(ctx context.Context) (map[*candidate]int64, error) {
 		return nil, err
 	}
 	sizes := map[*candidate]int64{}
-	for _, r := range b.candidates {
-		if r.cgroup == "" {
-			continue
-		}
+	for _, r := range b.accounted() {
 		var err error
 		if sizes[r], err = r.pss(idle); err != nil {
 			return nil, fmt.Errorf("%s: %w", r.name, err)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -116,23 +118,17 @@ type meter struct {
 	b          *bench
 	r          *candidate
 	section    string
-	operations int // that happen between two marks
-	marked     bool
-	whole, own time.Duration
+	operations int                      // that happen between two marks
+	last       map[string]time.Duration // by name of the sample; nil before the first mark
 	err        error
 }
 
 type meters map[*candidate]*meter
 
-// meters reads the clocks for the first time when section is "" and otherwise leaves it to
-// the first mark.
 func (b *bench) meters(section string, operations int) meters {
 	all := meters{}
 	for _, r := range b.candidates {
 		all[r] = &meter{b: b, r: r, section: section, operations: operations}
-		if section == "" {
-			all[r].mark()
-		}
 	}
 	return all
 }
@@ -142,21 +138,39 @@ func (m *meter) mark() {
 	if m.r.cgroup == "" {
 		return
 	}
-	whole, err := m.r.cpu("")
-	if err == nil {
-		var own time.Duration
-		own, err = m.r.cpu("/runtime")
-		if m.marked && err == nil {
-			m.add(cpuPerCycle, whole-m.whole)
-			m.add(cpuOfRuntime, own-m.own)
-		}
-		m.whole, m.own, m.marked = whole, own, true
+	now, err := m.r.clocks()
+	if err != nil {
+		m.err = errors.Join(m.err, err)
+		return
 	}
-	m.err = errors.Join(m.err, err)
+	for _, name := range slices.Sorted(maps.Keys(m.last)) {
+		m.b.samples.add(m.section, name, "ms", m.r.name, milliseconds(now[name]-m.last[name])/float64(m.operations))
+	}
+	m.last = now
 }
 
-func (m *meter) add(name string, d time.Duration) {
-	m.b.samples.add(m.section, name, "ms", m.r.name, milliseconds(d)/float64(m.operations))
+// clocks reads processor time: of all, which contains the work that an init does once it has
+// joined its container's group and the workload's own; of the runtime's group; and of the
+// groups that this is divided into, if it is.
+func (r *candidate) clocks() (map[string]time.Duration, error) {
+	groups := map[string]string{cpuOfAll: "", cpuOfRuntime: "/runtime"}
+	root, _ := groupRoot()
+	parts, err := os.ReadDir(filepath.Join(root, r.cgroup, "runtime"))
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range parts {
+		if part.IsDir() {
+			groups[cpuOfRuntime+"/"+part.Name()] = "/runtime/" + part.Name()
+		}
+	}
+	times := map[string]time.Duration{}
+	for name, below := range groups {
+		if times[name], err = r.cpu(below); err != nil {
+			return nil, err
+		}
+	}
+	return times, nil
 }
 
 // finish ends the last operation of each runtime, once what it left to do has been done.

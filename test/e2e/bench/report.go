@@ -42,7 +42,7 @@ type floor struct {
 var floors = []floor{
 	{section: "pod life cycle, hostNetwork", name: podToRunning, times: 8},
 	{section: "exec, hostNetwork", name: execSync, times: 10},
-	{section: "pod life cycle, hostNetwork", name: cpuPerCycle, times: 8},
+	{section: "pod life cycle, hostNetwork", name: cpuOfAll, times: 8},
 	{section: "idle pods, ", name: pssPerPod, atMost: 60},
 }
 
