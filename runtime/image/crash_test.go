@@ -27,23 +27,23 @@ func TestImageNotSyncedBeforeAnotherBootIsPulledAgain(t *testing.T) {
 	push(t, r, "a:1", build(t, "amd64", v1.Config{}, base))
 	push(t, r, "b:1", build(t, "amd64", v1.Config{}, base, layer(t, registry.Gzip, registry.Regular("own", 0o644, "own"))))
 	synced, lost := pull(t, s, host+"/a:1"), pull(t, s, host+"/b:1")
-	ctx := s.context(t.Context())
+	ctx := libraryContext(t.Context())
 	eventually(t, func() string {
-		info, err := s.content.Info(ctx, digest.Digest(lost.ID))
+		info, err := s.disk.content.Info(ctx, digest.Digest(lost.ID))
 		if err != nil || info.Labels[labelUnsynced] != "" {
 			return fmt.Sprintf("not synced: %v, %v", info.Labels, err)
 		}
 		return ""
 	})
 	own := mustLayers(t, s, lost.ID)[0]
-	if err := s.label(ctx, digest.Digest(lost.ID), map[string]string{labelUnsynced: "first"}); err != nil {
+	if err := s.disk.label(ctx, digest.Digest(lost.ID), map[string]string{labelUnsynced: "first"}); err != nil {
 		t.Fatal(err)
 	}
 	s = reopen(t, s, config)
 	if len(s.List()) != 2 {
 		t.Error("in the same boot an unsynced image is good")
 	}
-	if err := s.label(ctx, digest.Digest(lost.ID), map[string]string{labelUnsynced: "first"}); err != nil {
+	if err := s.disk.label(ctx, digest.Digest(lost.ID), map[string]string{labelUnsynced: "first"}); err != nil {
 		t.Fatal(err)
 	}
 	s.unsynced.take()
@@ -142,7 +142,7 @@ func TestKilledPullLeavesAllOrNothing(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(s.root, "content/ingest/*")); len(left) != 0 {
 			t.Errorf("round %d: left %v", round, left)
 		}
-		if leases, err := s.leases.List(s.context(t.Context())); err != nil || len(leases) != 0 {
+		if leases, err := s.disk.leases.List(libraryContext(t.Context())); err != nil || len(leases) != 0 {
 			t.Errorf("round %d: leases left: %v, %v", round, leases, err)
 		}
 		if round%6 == 5 {

@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
@@ -19,23 +22,48 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// openDisk opens what is below the root:
+// disk is what is below the store's root, containerd's libraries opened on it:
 //
 //	meta.db            names, leases, what refers to what; its lock is the store's
 //	content/blobs      documents and packed layers, by digest
 //	content/ingest     blobs on their way
 //	layers/metadata.db snapshots and their parents
 //	layers/snapshots   unpacked layers, <number>/fs
-func (s *Store) openDisk() error {
-	if err := os.MkdirAll(s.root, 0o700); err != nil {
+type disk struct {
+	root     string
+	database *bolt.DB
+	backend  snapshots.Snapshotter // the overlay snapshotter below snapshot
+	blobs    content.Store         // the directory of blobs below content
+	metadata *metadata.DB
+	content  content.Store
+	snapshot snapshots.Snapshotter
+	images   images.Store
+	leases   leases.Manager
+}
+
+// openDisk makes what is absent.
+func openDisk(root string) (*disk, error) {
+	d := &disk{root: root}
+	if err := d.open(); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	d.content = d.metadata.ContentStore()
+	d.snapshot = d.metadata.Snapshotter(snapshotterName)
+	d.images = metadata.NewImageStore(d.metadata)
+	d.leases = metadata.NewLeaseManager(d.metadata)
+	return d, nil
+}
+
+func (d *disk) open() error {
+	if err := os.MkdirAll(d.root, 0o700); err != nil {
 		return err
 	}
 	// Layers hold set-user-id files of images (CVE-2021-41103).
-	if err := os.Chmod(s.root, 0o700); err != nil {
+	if err := os.Chmod(d.root, 0o700); err != nil {
 		return err
 	}
 	var err error
-	s.database, err = bolt.Open(filepath.Join(s.root, "meta.db"), 0o600, &bolt.Options{Timeout: lockTimeout})
+	d.database, err = bolt.Open(filepath.Join(d.root, "meta.db"), 0o600, &bolt.Options{Timeout: lockTimeout})
 	if errors.Is(err, bolterrors.ErrTimeout) {
 		return fmt.Errorf("in use by another process")
 	}
@@ -44,34 +72,30 @@ func (s *Store) openDisk() error {
 	}
 	// Under the database's lock: blobs that came in part belong to a process
 	// that is gone. A kill can leave them in ways the library doesn't list.
-	if err := os.RemoveAll(filepath.Join(s.root, "content", "ingest")); err != nil {
+	if err := os.RemoveAll(filepath.Join(d.root, "content", "ingest")); err != nil {
 		return fmt.Errorf("content: %w", err)
 	}
-	s.blobs, err = local.NewStore(filepath.Join(s.root, "content"))
+	d.blobs, err = local.NewStore(filepath.Join(d.root, "content"))
 	if err != nil {
 		return fmt.Errorf("content: %w", err)
 	}
-	if s.backend, err = openLayers(filepath.Join(s.root, "layers")); err != nil {
+	if d.backend, err = openLayers(filepath.Join(d.root, "layers")); err != nil {
 		return fmt.Errorf("snapshots: %w", err)
 	}
-	s.metadata = metadata.NewDB(s.database, s.blobs, map[string]snapshots.Snapshotter{snapshotterName: s.backend})
-	if err := s.metadata.Init(context.Background()); err != nil {
+	d.metadata = metadata.NewDB(d.database, d.blobs, map[string]snapshots.Snapshotter{snapshotterName: d.backend})
+	if err := d.metadata.Init(context.Background()); err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
-	s.content = s.metadata.ContentStore()
-	s.snapshot = s.metadata.Snapshotter(snapshotterName)
-	s.images = metadata.NewImageStore(s.metadata)
-	s.leases = metadata.NewLeaseManager(s.metadata)
 	return nil
 }
 
-func (s *Store) closeDisk() error {
+func (d *disk) close() error {
 	var errs []error
-	if s.backend != nil {
-		errs = append(errs, s.backend.Close())
+	if d.backend != nil {
+		errs = append(errs, d.backend.Close())
 	}
-	if s.database != nil {
-		errs = append(errs, s.database.Close())
+	if d.database != nil {
+		errs = append(errs, d.database.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -3,14 +3,12 @@ package image
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 )
 
@@ -42,6 +40,19 @@ func newUnsynced(bootID string) (*unsynced, error) {
 	return &unsynced{bootID: bootID, ids: map[string]bool{}}, nil
 }
 
+// trust looks at an image's label at start: synced, or still to be synced, or
+// from a boot that ended before it was.
+func (u *unsynced) trust(id, label string) error {
+	switch label {
+	case "":
+	case u.bootID:
+		u.add(id)
+	default:
+		return errUnsynced
+	}
+	return nil
+}
+
 func (u *unsynced) add(id string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -62,10 +73,10 @@ func (s *Store) sync(ctx context.Context) {
 	if len(ids) == 0 {
 		return
 	}
-	err := s.syncDisk()
+	err := s.disk.syncDisk()
 	for id := range ids {
 		if err == nil {
-			err = s.label(ctx, digest.Digest(id), map[string]string{labelUnsynced: ""})
+			err = s.disk.label(ctx, digest.Digest(id), map[string]string{labelUnsynced: ""})
 		}
 		if errdefs.IsNotFound(err) {
 			err = nil // removed meanwhile
@@ -77,16 +88,4 @@ func (s *Store) sync(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		klog.FromContext(ctx).Error(err, "Sync image layers", "path", s.root)
 	}
-}
-
-func (s *Store) syncDisk() error {
-	root, err := os.Open(s.root)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	if err := unix.Syncfs(int(root.Fd())); err != nil {
-		return fmt.Errorf("syncfs %s: %w", s.root, err)
-	}
-	return nil
 }

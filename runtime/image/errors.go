@@ -58,10 +58,15 @@ func pullFailure(ref string, err, cause error) error {
 	if kind == ErrUnavailable {
 		text = kind.Error() + ": " + text
 	}
-	if kind == nil {
+	switch {
+	case kind == nil:
 		return &pullError{text: text, causes: []error{err}}
+	case errors.Is(err, ErrNoProgress):
+		return &pullError{text: text, causes: []error{kind, ErrNoProgress}}
 	}
-	return &pullError{text: text, causes: []error{kind, err}}
+	// Without err: a dial that timed out says that it is the caller's
+	// context.DeadlineExceeded, which it isn't.
+	return &pullError{text: text, causes: []error{kind}}
 }
 
 // printable removes signatures and what a hostile registry's message could do
@@ -93,7 +98,7 @@ func classify(err error) error {
 	if errors.Is(err, ErrNoProgress) {
 		return ErrUnavailable
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) && !isNetwork(err) {
+	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	if kind := classifyStatus(err); kind != nil {

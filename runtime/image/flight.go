@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -55,7 +56,7 @@ func (f *flights) do(ctx context.Context, key, ref string, watch func(Progress),
 		return fl.image.clone(), fl.err
 	case <-ctx.Done():
 		f.leave(key, fl)
-		return Image{}, pullFailure(ref, ctx.Err(), nil)
+		return Image{}, fmt.Errorf("pull image %q: %w", ref, ctx.Err())
 	}
 }
 

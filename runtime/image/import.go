@@ -37,7 +37,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, options ImportOptions) 
 	err := s.flights.alone(ctx, "archive", options.Progress, func(ctx context.Context, m *monitor) error {
 		m.enter("importing")
 		var err error
-		imported, err = s.importArchive(s.context(ctx), untilDone(ctx, r), options.Reference, m)
+		imported, err = s.importArchive(libraryContext(ctx), untilDone(ctx, r), options.Reference, m)
 		return err
 	})
 	if err != nil {
@@ -63,7 +63,7 @@ func untilDone(ctx context.Context, r io.Reader) io.Reader {
 }
 
 func (s *Store) importArchive(ctx context.Context, r io.Reader, reference string, m *monitor) ([]Image, error) {
-	ctx, done, err := s.leased(ctx)
+	ctx, done, err := s.disk.leased(ctx, s.collectSoon)
 	if err != nil {
 		return nil, err
 	}
@@ -71,15 +71,15 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, reference string
 	// A cut archive leaves half-written blobs under names that the next
 	// archive uses too, and would be taken as its beginning.
 	defer func() {
-		if err := s.abortIngests(context.WithoutCancel(ctx), "tar-"); err != nil {
+		if err := s.disk.abortIngests(context.WithoutCancel(ctx), "tar-"); err != nil {
 			klog.FromContext(ctx).Error(err, "Tidy up after import")
 		}
 	}()
-	desc, err := archive.ImportIndex(ctx, boundedStore{s.content}, r)
+	desc, err := archive.ImportIndex(ctx, boundedStore{s.disk.content}, r)
 	if err != nil {
 		return nil, importFailure(err)
 	}
-	named, err := s.archiveImages(ctx, desc)
+	named, err := archiveImages(ctx, s.descent(absent{}), desc)
 	if err != nil {
 		return nil, err
 	}
@@ -144,8 +144,8 @@ type archiveImage struct {
 
 // archiveImages reads the archive's index: the same content may be there
 // under several names.
-func (s *Store) archiveImages(ctx context.Context, desc ocispec.Descriptor) ([]archiveImage, error) {
-	data, err := s.descent(absent{}).read(ctx, desc, maxManifestBytes)
+func archiveImages(ctx context.Context, d *descent, desc ocispec.Descriptor) ([]archiveImage, error) {
+	data, err := d.read(ctx, desc, maxManifestBytes)
 	if err != nil {
 		return nil, fmt.Errorf("archive index: %w", err)
 	}

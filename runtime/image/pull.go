@@ -2,13 +2,11 @@ package image
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/remotes"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"k8s.io/klog/v2"
@@ -45,7 +43,7 @@ func (s *Store) Pull(ctx context.Context, ref string, options PullOptions) (Imag
 	// With other credentials the registry may answer otherwise.
 	key := fmt.Sprintf("%s %x", parsed, sha256.Sum256(fmt.Appendf(nil, "%q", creds.fields())))
 	return s.flights.do(ctx, key, parsed.String(), options.Progress, func(ctx context.Context, m *monitor) (Image, error) {
-		return s.pull(s.context(ctx), parsed, creds, m)
+		return s.pull(libraryContext(ctx), parsed, creds, m)
 	})
 }
 
@@ -66,7 +64,7 @@ func (s *Store) pull(ctx context.Context, ref Reference, creds credentials, m *m
 	if err != nil {
 		return Image{}, err
 	}
-	ctx, done, err := s.leased(ctx)
+	ctx, done, err := s.disk.leased(ctx, s.collectSoon)
 	if err != nil {
 		return Image{}, err
 	}
@@ -109,38 +107,17 @@ func pullNames(ref Reference, target ocispec.Descriptor) []string {
 }
 
 func (s *Store) descent(fetcher remotes.Fetcher) *descent {
-	return &descent{content: s.content, fetcher: fetcher, locks: s.locks, platform: s.platform, wanted: s.wanted, drop: s.dropBlob}
+	return &descent{content: s.disk.content, fetcher: fetcher, locks: s.locks, platform: s.platform, wanted: s.wanted, drop: s.disk.dropBlob}
 }
 
 // complete fetches and unpacks the layers and makes the image visible.
 func (s *Store) complete(ctx context.Context, b *bundle, fetcher remotes.Fetcher, m *monitor, names []string) (Image, error) {
 	u := &unpacking{
-		Snapshotter: s.snapshot, content: s.content, monitor: m, locks: s.locks, slots: s.slots,
+		Snapshotter: s.disk.snapshot, content: s.disk.content, monitor: m, locks: s.locks, slots: s.slots,
 		implied: map[string][]string{},
 	}
 	if err := u.run(ctx, b, fetcher, s.downloads); err != nil {
 		return Image{}, err
 	}
 	return s.publish(ctx, b, names)
-}
-
-// leased returns a context whose work is kept from the collector, and the way
-// to end that.
-func (s *Store) leased(ctx context.Context) (context.Context, func(), error) {
-	lease, err := s.leases.Create(ctx, leases.WithLabel(labelPull, "true"), func(l *leases.Lease) error {
-		l.ID = "pull-" + rand.Text()
-		return nil
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("create lease: %w", err)
-	}
-	return leases.WithLease(ctx, lease.ID), func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
-		defer cancel()
-		if err := s.leases.Delete(ctx, lease); err != nil {
-			// Harmless until the next start, which drops it.
-			klog.FromContext(ctx).Error(err, "Delete lease of pull", "lease", lease.ID)
-		}
-		s.collectSoon()
-	}, nil
 }

@@ -33,16 +33,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
-	"github.com/containerd/containerd/v2/core/metadata"
-	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
 	"github.com/containerd/platforms"
 	"github.com/sirupsen/logrus"
-	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
 	"k8s.io/klog/v2"
 )
@@ -89,15 +83,7 @@ type Store struct {
 	platform  platforms.MatchComparer
 	wanted    string // the platform as text
 
-	database *bolt.DB
-	backend  snapshots.Snapshotter // the overlay snapshotter below snapshot
-	blobs    content.Store         // the directory of blobs below content
-	metadata *metadata.DB
-	content  content.Store
-	snapshot snapshots.Snapshotter
-	images   images.Store
-	leases   leases.Manager
-
+	disk     *disk
 	table    *table
 	unsynced *unsynced
 	flights  *flights
@@ -122,12 +108,12 @@ func Open(ctx context.Context, config Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", config.Root, err)
 	}
-	if err := s.openDisk(); err != nil {
-		return nil, fmt.Errorf("open image store %s: %w", config.Root, errors.Join(err, s.closeDisk()))
+	if s.disk, err = openDisk(s.root); err != nil {
+		return nil, fmt.Errorf("open image store %s: %w", config.Root, err)
 	}
-	ctx = s.context(ctx)
+	ctx = libraryContext(ctx)
 	if err := s.load(ctx); err != nil {
-		return nil, fmt.Errorf("open image store %s: %w", config.Root, errors.Join(err, s.closeDisk()))
+		return nil, fmt.Errorf("open image store %s: %w", config.Root, errors.Join(err, s.disk.close()))
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
@@ -185,8 +171,8 @@ func (s *Store) Close() error {
 	s.flights.close()
 	s.stop()
 	s.running.Wait()
-	s.sync(s.context(context.Background()))
-	return s.closeDisk()
+	s.sync(libraryContext(context.Background()))
+	return s.disk.close()
 }
 
 // Get answers a reference, an id or the beginning of one (B41). It reads
@@ -218,9 +204,9 @@ func (s *Store) Held(imageID string) (Image, error) {
 	return s.table.describe(e, nil).clone(), nil
 }
 
-// context adds what containerd's libraries look for in a context: their
+// libraryContext adds what containerd's libraries look for in a context: their
 // namespace, and a logger, which passes warnings on to klog.
-func (s *Store) context(ctx context.Context) context.Context {
+func libraryContext(ctx context.Context) context.Context {
 	logger := logrus.New()
 	logger.SetOutput(io.Discard)
 	logger.SetLevel(logrus.WarnLevel)

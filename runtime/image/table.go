@@ -108,9 +108,7 @@ func (t *table) attach(entries []*entry, records []record) {
 		t.entries[e.id] = e
 	}
 	for _, r := range records {
-		if t.entries[r.id] != nil {
-			t.records[r.name] = r
-		}
+		t.records[r.name] = r
 	}
 	t.refreshLocked()
 }
