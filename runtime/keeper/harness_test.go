@@ -117,7 +117,7 @@ func fakeInit() {
 
 // node is a keeper of the test's own with its client.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	config Config
 	*Client
@@ -127,7 +127,7 @@ type node struct {
 	exits map[string][]wire.Exit
 }
 
-func newNode(t *testing.T) *node {
+func newNode(t testing.TB) *node {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: the keeper makes mount namespaces and checks for uid 0")

@@ -147,13 +147,12 @@ func (k *keeper) ended(c *child, exit wire.Exit) {
 		return
 	}
 	c.Exit = &exit
-	if c.out != nil { // what is in the pipes may still outlive us; the pid may not be taken for another's
-		k.tellAnchor(&wire.Message{Op: wire.OpHold, ID: c.ID, Process: &wire.Process{}})
-	} else {
-		k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID})
+	if c.out == nil { // else what is in its pipes may still outlive us
+		k.tellLater(&wire.Message{Op: wire.OpDrop, ID: c.ID})
 	}
 	k.reap(c)
-	k.closeStdin(c)
+	wire.CloseAll([]int{c.stdinWrite}) // the anchor's goes with the rest
+	c.stdinWrite = -1
 	k.drain(c)
 }
 
@@ -195,7 +194,9 @@ func (k *keeper) reap(c *child) {
 
 // forget drops every trace of a child whose processes have ended.
 func (k *keeper) forget(c *child) {
-	k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID})
+	if c.out != nil || c.Exit == nil { // else it was told already
+		k.tellLater(&wire.Message{Op: wire.OpDrop, ID: c.ID})
+	}
 	wire.CloseAll([]int{c.console, c.stdinWrite})
 	c.console, c.stdinWrite = -1, -1
 	if out := c.out; out != nil {

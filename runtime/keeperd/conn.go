@@ -15,6 +15,7 @@ import (
 type conn struct {
 	fd      int
 	greeted bool
+	armed   bool // for writing, too
 	inbox   wire.Inbox
 	out     []wire.Packet
 	bytes   int // in out
@@ -114,7 +115,6 @@ func (k *keeper) send(c *conn, m *wire.Message, fds ...int) {
 }
 
 func (k *keeper) flush(c *conn) {
-	queued := len(c.out) > 0
 	for len(c.out) > 0 {
 		err := c.out[0].Send(c.fd, unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
@@ -128,13 +128,13 @@ func (k *keeper) flush(c *conn) {
 		c.bytes -= len(c.out[0].Bytes)
 		c.out = c.out[1:]
 	}
-	if c.out = nil; queued && k.handlers[c.fd] != nil {
+	if c.out = nil; c.armed && k.handlers[c.fd] != nil {
 		k.watchConn(c, 0)
 	}
 }
 
 func (k *keeper) watchConn(c *conn, more uint32) {
-	if !k.paused() {
+	if c.armed = more != 0; !k.paused() {
 		more |= unix.EPOLLIN
 	}
 	if err := k.watch(c.fd, more, func() { k.serveConn(c) }); err != nil {

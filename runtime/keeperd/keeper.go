@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"github.com/podwright/podwright/runtime/keeperd/internal/anchor"
 	"github.com/podwright/podwright/runtime/keeperd/internal/crilog"
@@ -94,6 +95,7 @@ type keeper struct {
 	// inFlight counts launches and checks whose processes aren't in the table for good: while there are any,
 	// an unknown zombie may be theirs.
 	inFlight   int
+	untold     []*wire.Message // see tellLater
 	anchorLost bool
 	replaced   bool // executeAnchor is on its way
 	upgrade    *upgrade
@@ -133,15 +135,8 @@ func runKeeper(log *slog.Logger, build string, state int) error {
 
 // serve watches what wakes the control loop.
 func (k *keeper) serve(state int) error {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, unix.SIGCHLD)
 	// Caught so that a log nobody reads any more is no reason to die.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	go func() { // owned by the keeper, ends with its process
-		for range signals {
-			k.post(k.reapOrphans)
-		}
-	}()
 	unix.SetNonblock(wire.ListenerFd, true)
 	unix.SetsockoptTimeval(wire.PeerFd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 10})
 	if err := k.watch(wire.PeerFd, unix.EPOLLIN, k.hearAnchor); err != nil {
@@ -156,8 +151,29 @@ func (k *keeper) serve(state int) error {
 	return nil
 }
 
-// tellAnchor sends what can only fail with the anchor's death, which hearAnchor notices.
+// tellAnchor sends what the anchor has to know before anything else happens, and all that was put off.
 func (k *keeper) tellAnchor(m *wire.Message, fds ...int) {
+	k.tellNow()
+	k.sendAnchor(m, fds...)
+}
+
+// tellLater puts off what is no harm if we die before it is told, but for a descriptor that is held a little longer:
+// waking the anchor costs more than most of what it is told.
+func (k *keeper) tellLater(m *wire.Message) {
+	if k.untold = append(k.untold, m); len(k.untold) == 1 {
+		k.after(time.Second, k.tellNow)
+	}
+}
+
+func (k *keeper) tellNow() {
+	for _, m := range k.untold {
+		k.sendAnchor(m)
+	}
+	k.untold = nil
+}
+
+// sendAnchor can only fail with the anchor's death, which hearAnchor notices.
+func (k *keeper) sendAnchor(m *wire.Message, fds ...int) {
 	if err := wire.Send(wire.PeerFd, m, fds...); err != nil && !k.anchorLost {
 		k.log.Error("Anchor was not told", "containerID", m.ID, "err", err)
 	}

@@ -3,6 +3,7 @@ package keeperd
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/podwright/podwright/runtime/keeperd/internal/anchor"
 	"github.com/podwright/podwright/runtime/launch"
@@ -248,7 +249,7 @@ func (k *keeper) begin(c *child) error {
 		return &launch.StepError{Step: "record child", Errno: errno(err), Path: wire.ChildrenDir + "/" + c.ID}
 	}
 	c.state = running
-	k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID, Role: wire.RoleSocket})
+	k.tellLater(&wire.Message{Op: wire.OpDrop, ID: c.ID, Role: wire.RoleSocket})
 	if c.console >= 0 && c.Kind != wire.KindExec {
 		k.tellAnchor(&wire.Message{Op: wire.OpHold, ID: c.ID, Roles: []wire.Role{wire.RoleConsole}}, c.console)
 		c.out.read(c.console, "stdout", true)
@@ -282,6 +283,7 @@ func (k *keeper) failed(c *child) {
 		}
 		err = &launch.StepError{Step: end}
 	}
+	k.after(time.Second, k.reapOrphans) // which may take a moment to end
 	k.send(l.conn, &wire.Message{Seq: l.seq, Op: wire.OpLaunch, ID: c.ID, Error: failure(err)})
 	k.forget(c)
 	k.landed(c)

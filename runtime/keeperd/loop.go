@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/podwright/podwright/runtime/keeperd/internal/anchor"
 	"golang.org/x/sys/unix"
 )
 
@@ -13,10 +14,11 @@ import (
 // start and no exit. Everything of a loop runs on its one goroutine, so what it owns needs no lock; another
 // goroutine hands it work by post.
 type loop struct {
-	epoll, wake int
-	handlers    map[int]func()
-	timers      []timer
-	stopped     bool
+	poller   *anchor.Poller
+	wake     int // eventfd: something was posted
+	handlers map[int]func()
+	timers   []timer
+	stopped  bool
 
 	mu sync.Mutex // guards posted
 	// posted is what other goroutines want done here.
@@ -29,16 +31,15 @@ type timer struct {
 }
 
 func newLoop() (*loop, error) {
-	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	poller, err := anchor.NewPoller()
 	if err != nil {
-		return nil, fmt.Errorf("epoll_create: %w", err)
+		return nil, err
 	}
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		unix.Close(epoll)
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	l := &loop{epoll: epoll, wake: wake, handlers: map[int]func(){}}
+	l := &loop{poller: poller, wake: wake, handlers: map[int]func(){}}
 	return l, l.watch(wake, unix.EPOLLIN, func() { unix.Read(wake, make([]byte, 8)) })
 }
 
@@ -50,8 +51,8 @@ func (l *loop) watch(fd int, events uint32, f func()) error {
 	if l.handlers[fd] != nil {
 		op = unix.EPOLL_CTL_MOD
 	}
-	if err := unix.EpollCtl(l.epoll, op, fd, &unix.EpollEvent{Events: events, Fd: int32(fd)}); err != nil {
-		return fmt.Errorf("epoll_ctl: %w", err)
+	if err := l.poller.Control(op, fd, events); err != nil {
+		return err
 	}
 	l.handlers[fd] = f
 	return nil
@@ -62,7 +63,7 @@ func (l *loop) watch(fd int, events uint32, f func()) error {
 func (l *loop) unwatch(fd int) {
 	if l.handlers[fd] != nil {
 		delete(l.handlers, fd)
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_DEL, fd, nil)
+		l.poller.Control(unix.EPOLL_CTL_DEL, fd, 0)
 	}
 }
 
@@ -83,9 +84,9 @@ func (l *loop) after(d time.Duration, f func()) {
 func (l *loop) run() {
 	events := make([]unix.EpollEvent, 64)
 	for l.stopped = false; !l.stopped; {
-		n, err := unix.EpollWait(l.epoll, events, l.timeout())
-		if err != nil && err != unix.EINTR {
-			panic(fmt.Sprintf("epoll_wait: %v", err)) // EBADF or EFAULT: our own bug; the anchor restarts us
+		n, err := l.poller.Wait(events, l.timeout())
+		if err != nil {
+			panic(err) // EBADF or EFAULT: our own bug; the anchor restarts us
 		}
 		for i := 0; i < n; i++ {
 			if f := l.handlers[int(events[i].Fd)]; f != nil {
@@ -105,11 +106,10 @@ func (l *loop) run() {
 
 func (l *loop) stop() { l.stopped = true }
 
-func (l *loop) timeout() int {
-	wait := -1
+func (l *loop) timeout() time.Duration {
+	wait := time.Duration(-1)
 	for i := range l.timers {
-		left := max(0, int(time.Until(l.timers[i].due).Milliseconds())+1)
-		if wait < 0 || left < wait {
+		if left := max(0, time.Until(l.timers[i].due)); wait < 0 || left < wait {
 			wait = left
 		}
 	}

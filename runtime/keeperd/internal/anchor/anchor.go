@@ -45,6 +45,7 @@ type anchor struct {
 	held  map[string]*Held
 	clean bool // for the next hand-over: whoever held these descriptors before left no line unfinished
 
+	poller  *Poller
 	wake    int // eventfd: a signal came
 	socket  int // to the keeper, -1 when it is gone
 	keeper  int // pid, 0 when it is gone
@@ -72,6 +73,12 @@ func Run(log *slog.Logger, start Start, state int) error {
 	var err error
 	if a.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return fmt.Errorf("eventfd: %w", err)
+	}
+	if a.poller, err = NewPoller(); err == nil {
+		err = a.poller.Control(unix.EPOLL_CTL_ADD, a.wake, unix.EPOLLIN)
+	}
+	if err != nil {
+		return err
 	}
 	signals := make(chan os.Signal, 16)
 	// The others are caught so that they end nothing: what runs on the node is for the daemon to end.
@@ -111,20 +118,18 @@ func (a *anchor) resume(state int) error {
 
 // turn waits for one thing to happen and handles it.
 func (a *anchor) turn() {
-	timeout := -1
+	timeout := time.Duration(-1)
 	if a.stuck {
-		timeout = int(retryDelay.Milliseconds())
+		timeout = retryDelay
 	}
 	if a.keeper == 0 && time.Until(a.due) <= 0 {
 		a.startKeeper()
 	}
 	if a.keeper == 0 {
-		timeout = max(0, int(time.Until(a.due).Milliseconds())) + 1
+		timeout = max(0, time.Until(a.due))
 	}
-	fds := []unix.PollFd{{Fd: int32(a.wake), Events: unix.POLLIN}, {Fd: int32(a.socket), Events: unix.POLLIN}}
-	if _, err := unix.Poll(fds, timeout); err != nil && err != unix.EINTR {
-		a.log.Error("Poll ended with an error", "err", err)
-		time.Sleep(retryDelay)
+	if _, err := a.poller.Wait(make([]unix.EpollEvent, 2), timeout); err != nil {
+		panic(err) // EBADF or EFAULT: our own bug; the keeper becomes the anchor
 	}
 	var count [8]byte
 	unix.Read(a.wake, count[:])
@@ -154,6 +159,9 @@ func (a *anchor) startKeeper() {
 	}
 	unix.Close(pidfd)
 	a.keeper, a.socket = pid, ends[0]
+	if err := a.poller.Control(unix.EPOLL_CTL_ADD, a.socket, unix.EPOLLIN); err != nil {
+		panic(err) // as in turn
+	}
 	a.log.Info("Started keeper", "pid", pid, "held", len(a.held))
 }
 
@@ -218,6 +226,15 @@ func (a *anchor) handle(m *wire.Message, fds []int) {
 		a.quit = true
 	}
 	wire.CloseAll(fds)
+}
+
+func (h *Held) fd(role wire.Role) int {
+	for i := range h.Roles {
+		if h.Roles[i] == role {
+			return h.Fds[i]
+		}
+	}
+	return -1
 }
 
 func (h *Held) drop(role wire.Role) {

@@ -21,8 +21,6 @@ func (a *anchor) reap() {
 		if !ok {
 			return
 		}
-		// The keeper may have reaped the child that had this pid, and said so, a moment ago.
-		a.listen()
 		if !a.reapOne(pid, exit) {
 			break
 		}
@@ -55,6 +53,10 @@ func (a *anchor) reapOne(pid int, exit wire.Exit) bool {
 	}
 	for _, h := range a.held {
 		if h.PID != pid {
+			continue
+		}
+		// Not by pid alone: the keeper may have reaped the child that had it, and not told us yet, or died.
+		if _, _, ended := Peek(unix.P_PIDFD, h.fd(wire.RolePidfd)); !ended {
 			continue
 		}
 		if err := RecordExit(h.ID, exit); err != nil {
