@@ -27,6 +27,8 @@ var kinds = []struct {
 	{image.ErrNotFound, codes.NotFound},
 	{image.ErrInvalidReference, codes.InvalidArgument},
 	{image.ErrAmbiguous, codes.InvalidArgument},
+	{image.ErrInvalidAuth, codes.InvalidArgument},
+	{image.ErrInvalidImage, codes.InvalidArgument},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{context.Canceled, codes.Canceled},
 }

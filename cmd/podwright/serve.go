@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -44,7 +45,10 @@ func serveCommand() *cobra.Command {
 	}
 }
 
+// setLogLevel sets klog's level. The embedded image libraries log through logrus, with warnings about what a file
+// system lacks that nobody can act on: only their errors are shown.
 func setLogLevel(level int) error {
+	logrus.SetLevel(logrus.ErrorLevel)
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
 	return flags.Set("v", strconv.Itoa(level))
