@@ -24,6 +24,10 @@ func ctx(t *testing.T) context.Context {
 	return ctx
 }
 
+func contextWithTimeout(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}
+
 // pod is a sandbox of a test, removed at its end.
 type pod struct {
 	t      *testing.T

@@ -1,0 +1,200 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// groupFile finds a file of a container's cgroup by its v1 or its v2 name.
+func (c *container) groupFile(v1, v2 string) string {
+	c.p.t.Helper()
+	group := c.info().CgroupPath
+	for _, path := range []string{
+		filepath.Join("/sys/fs/cgroup", strings.SplitN(v1, ".", 2)[0], group, v1), filepath.Join("/sys/fs/cgroup", group, v2),
+	} {
+		if text, err := os.ReadFile(path); err == nil {
+			return strings.TrimSpace(string(text))
+		}
+	}
+	c.p.t.Fatalf("neither %s nor %s in cgroup %s", v1, v2, group)
+	return ""
+}
+
+func TestLimitsReachTheGroup(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.sleeper(func(c *criv1.ContainerConfig) {
+		c.Linux.Resources = &criv1.LinuxContainerResources{
+			CpuShares: 1024, CpuQuota: 50000, CpuPeriod: 100000, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0", CpusetMems: "0", OomScoreAdj: 500,
+		}
+	})
+	for _, test := range []struct{ v1, v2, wantV1, wantV2 string }{
+		{"cpu.shares", "cpu.weight", "1024", "100"}, {"cpu.cfs_quota_us", "cpu.max", "50000", "50000 100000"},
+		{"memory.limit_in_bytes", "memory.max", "67108864", "67108864"}, {"cpuset.cpus", "cpuset.cpus", "0", "0"}, {"pids.max", "pids.max", "64", "64"},
+	} {
+		if got := c.groupFile(test.v1, test.v2); got != test.wantV1 && got != test.wantV2 {
+			t.Errorf("%s: got %s, want %s", test.v1, got, test.wantV1)
+		}
+	}
+	if got := strings.TrimSpace(c.exec("cat", "/proc/1/oom_score_adj")); got != "500" {
+		t.Errorf("oom_score_adj: got %s, want 500", got)
+	}
+	if got := strings.TrimSpace(c.exec("cat", "/proc/self/oom_score_adj")); got != "500" {
+		t.Errorf("oom_score_adj of an exec: got %s, want 500", got)
+	}
+	if got := c.exec("nproc"); got != "1\n" {
+		t.Errorf("nproc: got %q, want 1", got)
+	}
+	if r := c.status().GetResources().GetLinux(); r.GetMemoryLimitInBytes() != 64<<20 || r.GetCpuQuota() != 50000 {
+		t.Errorf("status resources: got %v", r)
+	}
+}
+
+// A score below what podwright may set is raised, with a note, and the container runs.
+func TestLowOOMScoreDegrades(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.sleeper(func(c *criv1.ContainerConfig) { c.Linux.Resources.OomScoreAdj = -998 })
+	got, err := strconv.Atoi(strings.TrimSpace(c.exec("cat", "/proc/1/oom_score_adj")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if notes := strings.Join(c.info().Notes, "\n"); got != -998 && !strings.Contains(notes, "oom_score_adj -998 raised to "+strconv.Itoa(got)) {
+		t.Errorf("got score %d and notes %q, want -998 or a note", got, notes)
+	}
+}
+
+func TestAllocatorOverItsLimitIsOOMKilledB19(t *testing.T) {
+	p := onNode(t).pod(t)
+	limited := func(c *criv1.ContainerConfig) {
+		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
+	}
+	for name, args := range map[string][]string{"workload": {"probe", "alloc", "200"}, "its child": {"sh", "-c", "probe alloc 200; exit $?"}} {
+		s := p.start(limited, args...).wait(60 * time.Second)
+		if s.GetExitCode() != 137 || s.GetReason() != "OOMKilled" {
+			t.Errorf("%s: got code %d reason %q message %q, want 137 OOMKilled", name, s.GetExitCode(), s.GetReason(), s.GetMessage())
+		}
+	}
+	within := p.output(func(c *criv1.ContainerConfig) {
+		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, MemorySwapLimitInBytes: 128 << 20}
+	}, "probe", "alloc", "40")
+	if within != "allocated 40 MiB\n" {
+		t.Errorf("within the limit: got %q", within)
+	}
+}
+
+// An exec'd child that was killed for memory does not make a later clean end an OOM kill.
+func TestOOMOfAnExecIsNotTheContainersB21(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.start(func(c *criv1.ContainerConfig) {
+		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
+	}, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
+	resp, err := c.tryExec(60, "probe", "alloc", "200")
+	if err != nil || resp.GetExitCode() != 137 {
+		t.Fatalf("exec over the limit: got %v, %v, want exit code 137", resp, err)
+	}
+	c.stop(10)
+	// v2 kills the whole group where memory.oom.group is set; then the container itself was killed.
+	if s := c.status(); s.GetExitCode() == 0 && s.GetReason() != "Completed" {
+		t.Errorf("got code %d reason %q, want 0 Completed", s.GetExitCode(), s.GetReason())
+	}
+}
+
+func TestSpinnerOverItsQuotaIsThrottled(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.start(func(c *criv1.ContainerConfig) {
+		c.Linux.Resources = &criv1.LinuxContainerResources{CpuQuota: 10000, CpuPeriod: 100000}
+	}, "sh", "-c", "while :; do :; done")
+	throttled := func() int {
+		for line := range strings.Lines(c.groupFile("cpu.stat", "cpu.stat")) {
+			if text, ok := strings.CutPrefix(line, "nr_throttled "); ok {
+				n, err := strconv.Atoi(strings.TrimSpace(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+		}
+		return 0
+	}
+	eventually(t, 20*time.Second, "throttling", func() bool { return throttled() >= 3 })
+	t.Logf("nr_throttled %d", throttled())
+}
+
+func TestProcessesAreLimited(t *testing.T) {
+	p := onNode(t).pod(t)
+	// 64 for each container of this node. busybox's shell ends where it can't fork.
+	c := p.start(nil, "sh", "-c", "for i in $(seq 62); do sleep 1000 & done; echo many; for i in $(seq 10); do sleep 1000 & done; echo too many")
+	if s := c.wait(30 * time.Second); s.GetExitCode() == 0 || c.stream("stdout") != "many\n" {
+		t.Errorf("73 processes: got code %d and output %q, want many and then a failed fork", s.GetExitCode(), c.stream("stdout"))
+	}
+}
+
+func TestExecAtTheProcessLimitIsAClearError(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.start(nil, "sh", "-c", "for i in $(seq 63); do sleep 1000 & done; echo full; wait")
+	eventually(t, 20*time.Second, "full group", func() bool { return c.groupFile("pids.current", "pids.current") == "64" })
+	begin := time.Now()
+	_, err := c.tryExec(20, "true")
+	if err == nil || !strings.Contains(err.Error(), "resource temporarily unavailable") {
+		t.Errorf("exec into a full group: got %v, want the kernel's EAGAIN and the step", err)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if s := c.status(); s.GetState() != criv1.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container afterwards: got %v, want it running", s.GetState())
+	}
+}
+
+func TestPodsCgroupParentIsUsedAndLeftToItsOwnerB59(t *testing.T) {
+	n := onNode(t)
+	parent := n.group + "/kubelet-pod"
+	var made []string
+	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, err := filepath.Glob(top + n.group)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range dirs {
+			path := filepath.Join(dir, "kubelet-pod")
+			if err := os.Mkdir(path, 0o755); err != nil && !os.IsExist(err) {
+				t.Fatal(err)
+			}
+			made = append(made, path)
+		}
+	}
+	if len(made) == 0 {
+		t.Fatalf("no cgroup %s anywhere", n.group)
+	}
+	t.Cleanup(func() {
+		for _, path := range made {
+			if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("pod", func(t *testing.T) {
+		c := n.pod(t, func(c *criv1.PodSandboxConfig) { c.Linux.CgroupParent = parent }).sleeper(nil)
+		if got, want := c.info().CgroupPath, parent+"/"+c.id; got != want {
+			t.Errorf("cgroup: got %s, want %s", got, want)
+		}
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.info().PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), parent+"/"+c.id) {
+			t.Errorf("the process is in %q, want %s", text, parent)
+		}
+	})
+	for _, path := range made {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("the pod's own group after its end: %v", err)
+		}
+	}
+}
