@@ -30,7 +30,7 @@ func keeperCommand() *cobra.Command {
 	cmd.AddCommand(
 		verb("status", "Print who the keeper is and what it keeps", keeperStatus),
 		verb("upgrade", "Replace the running keeper by the installed binaries, in place; containers do not notice", keeperUpgrade),
-		verb("stop", "End keeper and anchor; refused while anything runs", keeperStop),
+		verb("stop", "End keeper and anchor; refused while anything runs, or while the daemon does (it would start them anew)", keeperStop),
 	)
 	return cmd
 }
