@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -45,7 +46,7 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Process, error) {
 	if err := wire.CheckID(l.ID); err != nil {
 		return Process{}, err
 	}
-	plan, err := planFile(l.Plan.Encode())
+	plan, err := sealed("podwright-plan", unix.MFD_NOEXEC_SEAL, bytes.NewReader(l.Plan.Encode()))
 	if err != nil {
 		return Process{}, err
 	}

@@ -127,12 +127,15 @@ func listen(dir *os.File) (*os.File, error) {
 	return f, nil
 }
 
-// programs gives keeper and init as sealed memfds: nobody, not even a container that reaches the file through
-// /proc/<pid>/exe (CVE-2019-5736), can change them, and no file system of the host stays busy.
+// programs gives keeper and init as files that nobody can change, not even a container that reaches them through
+// /proc/<pid>/exe (CVE-2019-5736), and that keep no file system of the host busy.
 func (c *Client) programs() ([]*os.File, error) {
 	var files []*os.File
 	for _, path := range []string{c.config.KeeperBinary, c.config.InitBinary} {
-		f, err := sealed(path)
+		f, err := sealedCopy(path)
+		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) { // vm.memfd_noexec=2, or an LSM
+			f, err = readOnlyCopy(path)
+		}
 		if err != nil {
 			closeFiles(files)
 			return nil, fmt.Errorf("copy %s: %w", path, err)
@@ -142,54 +145,73 @@ func (c *Client) programs() ([]*os.File, error) {
 	return files, nil
 }
 
-func sealed(path string) (*os.File, error) {
+func sealedCopy(path string) (*os.File, error) {
 	source, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	fd, err := unix.MemfdCreate("podwright", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if err == unix.EINVAL { // before 6.3: every memfd is executable
-		fd, err = unix.MemfdCreate("podwright", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	return sealed("podwright", unix.MFD_EXEC, source)
+}
+
+// sealed gives a memfd with what source holds, which can't change any more. flag is MFD_EXEC or MFD_NOEXEC_SEAL.
+func sealed(name string, flag int, source io.Reader) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|flag)
+	if err == unix.EINVAL { // before 6.3, which has neither flag
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("memfd_create: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := os.NewFile(uintptr(fd), name)
 	if _, err = io.Copy(f, source); err == nil {
 		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
+		return nil, fmt.Errorf("seal %s: %w", name, err)
 	}
 	return f, nil
+}
+
+// readOnlyCopy does without memfds: a tmpfs that is never attached anywhere, whose superblock is made read-only once
+// the copy is there. A read-only bind would be no substitute: another mount of the same file system could write.
+func readOnlyCopy(path string) (*os.File, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	context, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(context)
+	if err := unix.FsconfigCreate(context); err != nil {
+		return nil, fmt.Errorf("make a tmpfs: %w", err)
+	}
+	mount, err := unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if err != nil {
+		return nil, fmt.Errorf("fsmount: %w", err)
+	}
+	defer unix.Close(mount) // the open file keeps what it needs
+	root := "/proc/self/fd/" + strconv.Itoa(mount)
+	if err := os.WriteFile(root+"/program", text, 0o555); err != nil {
+		return nil, err
+	}
+	err = unix.FsconfigSetFlag(context, "ro")
+	if err == nil {
+		err = unix.FsconfigReconfigure(context)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the tmpfs read-only: %w", err)
+	}
+	return os.Open(root + "/program")
 }
 
 func closeFiles(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// planFile gives a plan's bytes as the sealed memfd that init reads.
-func planFile(plan []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("podwright-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
-	if err == unix.EINVAL { // before 6.3
-		fd, err = unix.MemfdCreate("podwright-plan", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("memfd_create: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "plan")
-	if _, err = f.Write(plan); err == nil {
-		_, err = unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("write plan: %w", err)
-	}
-	return f, nil
 }
 
 // undoTimeout bounds what is done for a launch nobody waits for any more.
