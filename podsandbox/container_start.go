@@ -77,9 +77,8 @@ func (m *containerManager) startContainer(ctx context.Context, c *container) err
 	})
 	if err != nil {
 		// Running and not recorded is what recovery would have to guess at: end it.
-		back, cancel := teardownContext(ctx)
-		defer cancel()
-		return errors.Join(fmt.Errorf("start container %s: %w", c.id, err), m.killContainer(back, c))
+		m.recordFailedStart(ctx, c, err)
+		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	klog.FromContext(ctx).V(2).Info("Started container", "containerID", c.id, "sandboxID", s.id, "pid", process.PID, "duration", time.Since(begin))
 	m.deliverEarlyExit(c)
@@ -115,6 +114,7 @@ func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *cont
 	}
 	return m.launch(ctx, launchRequest{
 		id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
+		reaper: wire.Process{PID: s.record().ReaperPID, StartTime: s.record().ReaperStartTime},
 	})
 }
 
@@ -133,7 +133,7 @@ func (m *containerManager) rootSource(c *container, layers []string) (*mounts.Ov
 
 func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
 	dir := m.runDir(c.id)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
 	user := ociSpec.Process.User

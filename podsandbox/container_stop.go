@@ -17,9 +17,21 @@ import (
 
 // stopRequest remembers what a container was sent, by whichever of several concurrent stops (B23).
 type stopRequest struct {
-	mu        sync.Mutex // mu guards signalled and killed.
+	mu        sync.Mutex // mu guards what follows.
 	signalled bool
 	killed    bool
+	left      time.Time // the earliest deadline of a stop whose caller vanished; zero without one
+}
+
+// leave notes the deadline of a stop whose caller vanished, and says whether it is the earliest of those.
+func (r *stopRequest) leave(deadline time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.left.IsZero() && !deadline.Before(r.left) {
+		return false
+	}
+	r.left = deadline
+	return true
 }
 
 // first sets *flag and says whether it was unset.
@@ -38,8 +50,9 @@ func (r *stopRequest) wasKilled() bool {
 }
 
 // StopContainer sends the stop signal once and, timeout later, SIGKILL; it returns when the container is exited.
-// Several stops of one container run side by side, so that a shorter timeout shortens. A caller that vanishes kills:
-// the kubelet's own deadline is longer than the timeout it asks for (B24). An unknown or not running container is success.
+// Several stops of one container run side by side, so that a shorter timeout shortens. A caller that vanishes, a kubelet
+// that restarts for one, changes nothing: SIGKILL comes when it would have (B24). An unknown or not running container
+// is success.
 func (m *containerManager) StopContainer(ctx context.Context, id string, timeout time.Duration) error {
 	c, err := m.containers.find("container", id)
 	if errors.Is(err, ErrNotFound) {
@@ -67,6 +80,7 @@ func (m *containerManager) stopContainer(ctx context.Context, c *container, time
 				klog.FromContext(ctx).Error(err, "Could not send the stop signal", "containerID", c.id)
 			}
 		}
+		deadline := time.Now().Add(timeout)
 		timer := time.NewTimer(timeout)
 		defer timer.Stop()
 		select {
@@ -74,11 +88,33 @@ func (m *containerManager) stopContainer(ctx context.Context, c *container, time
 			return nil
 		case <-timer.C:
 		case <-ctx.Done():
+			m.stopLater(context.WithoutCancel(ctx), c, deadline)
+			return kindf(ErrTimeout, "stop container %s: it has until %s to end, and is killed then: %w", c.id, deadline.Format(time.TimeOnly), ctx.Err())
 		}
 	}
 	back, cancel := teardownContext(ctx)
 	defer cancel()
 	return m.killContainer(back, c)
+}
+
+// stopLater kills the container at deadline for a caller that is gone.
+func (m *containerManager) stopLater(ctx context.Context, c *container, deadline time.Time) {
+	if !c.stop.leave(deadline) {
+		return
+	}
+	// Owner: the container; ends with its exit, or killDeadline after deadline. A later daemon is asked again.
+	go func() {
+		timer := time.NewTimer(time.Until(deadline))
+		defer timer.Stop()
+		select {
+		case <-c.exited:
+			return
+		case <-timer.C:
+		}
+		if err := m.killContainer(ctx, c); err != nil {
+			klog.FromContext(ctx).Error(err, "Could not end a container whose stop was given up", "containerID", c.id)
+		}
+	}()
 }
 
 // killContainer ends all processes of a running container and waits until it is recorded as exited. One that is stuck
@@ -183,7 +219,7 @@ func (m *containerManager) teardownContainer(ctx context.Context, c *container) 
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Records.DeleteContainer(c.id); err != nil {
+	if err := m.deleteContainer(c); err != nil {
 		return fmt.Errorf("delete record: %w", err)
 	}
 	m.containers.delete(c.id)

@@ -2,6 +2,7 @@ package podsandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/wire"
 )
@@ -20,6 +22,22 @@ import (
 // maxExecOutput caps stdout and stderr together: the kubelet takes 16 MiB in one answer, and both must fit. What comes
 // after it is read and dropped, so that the command is not held up (CVE-2022-1708).
 const maxExecOutput = 15 << 20
+
+// All commands together keep no more than execPool beyond freeOutput for each: a node full of probes that print without
+// end must not take the daemon's memory.
+const (
+	freeOutput = 256 << 10
+	execPool   = 64 << 20
+)
+
+// maxExecs is how many commands may be on their way to their start; each needs some 40 descriptors until then.
+const maxExecs = 64
+
+// execStartDeadline bounds a start, also where the request has no timeout: the working directory may be on a dead server.
+const execStartDeadline = time.Minute
+
+// execPrefix tells execs from containers in the keeper.
+const execPrefix = "exec-"
 
 // drainGrace is how long output may follow the exit of a command whose pipe somebody else still holds (B26).
 const drainGrace = 20 * time.Millisecond
@@ -79,25 +97,21 @@ func (m *execManager) execSync(ctx context.Context, c *container, args []string)
 	if err != nil {
 		return nil, err
 	}
-	output, s, err := newExecOutput()
+	execID := execPrefix + record.NewID()
+	waiter := m.awaitExit(execID)
+	process, output, err := m.launchExec(ctx, c, execID, template.with(args))
 	if err != nil {
-		return nil, err
+		m.waiters.Delete(execID)
+		return nil, m.execError(ctx, c, err)
 	}
 	defer output.close()
-	execID := "exec-" + record.NewID()
-	waiter := m.awaitExit(execID)
-	defer m.waiters.Delete(execID)
-	process, err := m.launch(ctx, launchRequest{
-		id: execID, container: c.id, kind: wire.KindExec, launchable: template.with(args), cgroup: c.record().CgroupPath, streams: s,
-	})
-	s.close()
-	if err != nil {
-		return nil, m.execError(ctx, err)
-	}
 	output.start()
 	defer m.forgetExec(ctx, execID)
 	select {
 	case exit := <-waiter:
+		if exit.Lost {
+			return nil, kindf(ErrUnavailable, "command %q: its exit code is lost with the keeper", args[0])
+		}
 		stdout, stderr := output.finish()
 		return &ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: int32(exit.Code)}, nil
 	case <-ctx.Done():
@@ -106,21 +120,51 @@ func (m *execManager) execSync(ctx context.Context, c *container, args []string)
 	}
 }
 
-func (m *execManager) execError(ctx context.Context, err error) error {
+// launchExec starts the command, a bounded number at a time; its output is read once it is asked for.
+func (m *execManager) launchExec(ctx context.Context, c *container, execID string, launchable *spec.Launchable) (wire.Process, *execOutput, error) {
+	select {
+	case m.starting <- struct{}{}:
+	case <-ctx.Done():
+		return wire.Process{}, nil, ctx.Err()
+	}
+	defer func() { <-m.starting }()
+	output, s, err := newExecOutput(&m.kept)
+	if err != nil {
+		return wire.Process{}, nil, err
+	}
+	defer s.close()
+	ctx, cancel := context.WithTimeout(ctx, execStartDeadline) // or a hung start without a timeout keeps its slot
+	defer cancel()
+	process, err := m.launch(ctx, launchRequest{
+		id: execID, container: c.id, kind: wire.KindExec, launchable: launchable, cgroup: c.record().CgroupPath, streams: s,
+	})
+	if err != nil {
+		output.close()
+	}
+	return process, output, err
+}
+
+// execError gives a start that failed because the container ended meanwhile its kind (B27).
+func (m *execManager) execError(ctx context.Context, c *container, err error) error {
 	if ctx.Err() != nil {
 		return kindf(ErrTimeout, "timed out while it was being started: %w", err)
+	}
+	if phase := c.record().Phase; phase != record.ContainerRunning || errors.Is(err, keeper.ErrState) || errors.Is(err, keeper.ErrUnknown) {
+		return kindf(ErrPrecondition, "the container ended meanwhile: %w", err)
 	}
 	return err
 }
 
+// forgetExec ends the keeper's interest in a command. One that still runs is forgotten when it ends (handleExit).
 func (m *execManager) forgetExec(ctx context.Context, execID string) {
+	m.waiters.Delete(execID)
 	client := m.keeper.Load()
 	if client == nil {
 		return
 	}
 	back, cancel := teardownContext(ctx)
 	defer cancel()
-	if err := forget(back, client, execID); err != nil {
+	if err := forget(back, client, execID); err != nil && !errors.Is(err, keeper.ErrState) {
 		klog.FromContext(ctx).Error(err, "Left a finished exec in the keeper", "execID", execID)
 	}
 }
@@ -154,7 +198,25 @@ func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
 type execOutput struct {
 	stdout, stderr capture
 	wait           sync.WaitGroup
-	left           atomic.Int64 // bytes both together may still keep
+	left           atomic.Int64  // bytes both together may still keep
+	pool           *atomic.Int64 // bytes that all commands keep beyond freeOutput each
+	taken          atomic.Int64  // of pool
+}
+
+// keep says how many of n bytes just read are kept; the rest is dropped.
+func (o *execOutput) keep(n int) int64 {
+	before := o.left.Add(int64(-n)) + int64(n)
+	keep := min(int64(n), max(before, 0))
+	if maxExecOutput-before < freeOutput || keep == 0 {
+		return keep
+	}
+	if o.pool.Add(keep) > execPool {
+		o.pool.Add(-keep)
+		o.left.Store(0) // what follows would come after a gap
+		return 0
+	}
+	o.taken.Add(keep)
+	return keep
 }
 
 type capture struct {
@@ -163,8 +225,8 @@ type capture struct {
 }
 
 // newExecOutput makes the command's streams: an empty stdin, and pipes that are read here.
-func newExecOutput() (*execOutput, *streams, error) {
-	o, s := &execOutput{}, &streams{}
+func newExecOutput(pool *atomic.Int64) (*execOutput, *streams, error) {
+	o, s := &execOutput{pool: pool}, &streams{}
 	o.left.Store(maxExecOutput)
 	var err error
 	if s.stdin, err = os.OpenFile(os.DevNull, os.O_RDONLY, 0); err != nil {
@@ -195,12 +257,15 @@ func pipe() (read, write *os.File, err error) {
 	return os.NewFile(uintptr(fds[0]), "exec output"), os.NewFile(uintptr(fds[1]), "exec output"), nil
 }
 
+// close lets go of pipes and pool; the readers end by it.
 func (o *execOutput) close() {
 	for _, f := range []*os.File{o.stdout.pipe, o.stderr.pipe} {
 		if f != nil {
 			f.Close()
 		}
 	}
+	o.wait.Wait()
+	o.pool.Add(-o.taken.Load())
 }
 
 func (o *execOutput) start() {
@@ -217,8 +282,7 @@ func (o *execOutput) read(c *capture) {
 	for {
 		n, err := c.pipe.Read(buf)
 		if n > 0 {
-			keep := min(int64(n), max(o.left.Add(int64(-n))+int64(n), 0))
-			c.kept = append(c.kept, buf[:keep]...)
+			c.kept = append(c.kept, buf[:o.keep(n)]...)
 		}
 		if err != nil {
 			return
@@ -251,8 +315,7 @@ func (o *execOutput) rest(c *capture) {
 				return
 			}
 			total += n
-			keep := min(int64(n), max(o.left.Add(int64(-n))+int64(n), 0))
-			c.kept = append(c.kept, buf[:keep]...)
+			c.kept = append(c.kept, buf[:o.keep(n)]...)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -46,6 +47,13 @@ func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
 	}
 	if s, err := m.sandboxes.find("sandbox", id); err == nil && s.id == id {
 		m.reaperExited(ctx, s)
+		return
+	}
+	if client := m.keeper.Load(); strings.HasPrefix(id, execPrefix) && client != nil {
+		// Its caller gave up on it, and nobody else would ever ask the keeper.
+		if err := forget(ctx, client, id); err != nil {
+			klog.FromContext(ctx).Error(err, "Left a finished exec in the keeper", "execID", id)
+		}
 	}
 }
 
@@ -61,7 +69,7 @@ func (m *containerManager) finish(ctx context.Context, c *container, exit wire.E
 	if err := m.cfg.Cgroups.Kill(ctx, group); err != nil {
 		klog.FromContext(ctx).Error(err, "Could not kill what an exited container left", "containerID", c.id)
 	}
-	err := m.changeContainer(c, func(r *record.Container) bool {
+	unwritten := m.changeContainer(c, func(r *record.Container) bool {
 		if r.Phase != record.ContainerRunning {
 			return false
 		}
@@ -69,22 +77,19 @@ func (m *containerManager) finish(ctx context.Context, c *container, exit wire.E
 		r.FinishedNanos = max(exit.Time.UnixNano(), r.StartedNanos)
 		return true
 	})
-	if err != nil {
-		return err
-	}
 	klog.FromContext(ctx).V(2).Info("Container exited", "containerID", c.id, "exitCode", exit.Code, "reason", reason)
-	err = m.cfg.Cgroups.Remove(ctx, group)
+	err := m.cfg.Cgroups.Remove(ctx, group)
 	if rmErr := os.RemoveAll(m.runDir(c.id)); rmErr != nil {
 		err = errors.Join(err, rmErr)
 	}
-	if client := m.keeper.Load(); client != nil {
+	if client := m.keeper.Load(); client != nil && unwritten == nil {
 		err = errors.Join(err, forget(ctx, client, c.id))
 	}
 	if err != nil {
 		// Remove goes the same way again.
 		klog.FromContext(ctx).Error(err, "Left parts of an exited container until its removal", "containerID", c.id)
 	}
-	return nil
+	return unwritten // the keeper keeps the exit for the next daemon
 }
 
 // exitReason gives an exit the field's words (B18). Only a kill that podwright did not send, in a group whose memory

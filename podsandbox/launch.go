@@ -24,6 +24,7 @@ type launchRequest struct {
 	cgroup     string // made already, but for the reaper's
 	streams    *streams
 	root       *mounts.OverlaySource // the root of a container
+	reaper     wire.Process          // the PID 1 whose namespace is joined; PID 0 without one
 }
 
 // launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns when
@@ -47,6 +48,10 @@ func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, err
 	defer group.Close()
 	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
 		return wire.Process{}, err
+	}
+	if req.reaper.PID != 0 && !sameProcess(req.reaper) {
+		// What was opened by its pid may be the namespace of whoever has the pid now, the host's even.
+		return wire.Process{}, kindf(ErrPrecondition, "the sandbox's PID 1 is gone")
 	}
 	request := keeper.Launch{
 		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,

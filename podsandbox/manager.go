@@ -109,7 +109,11 @@ type containerManager struct {
 }
 
 // execManager runs commands in containers.
-type execManager struct{ *core }
+type execManager struct {
+	*core
+	starting chan struct{} // a slot for each command that is being started
+	kept     atomic.Int64  // bytes of output in execPool
+}
 
 // New checks cfg and makes the directories. Nothing works before Start.
 func New(cfg Config) (*Manager, error) {
@@ -120,11 +124,12 @@ func New(cfg Config) (*Manager, error) {
 	shared := &core{cfg: cfg, recovered: make(chan struct{})}
 	containers := &containerManager{core: shared}
 	m := &Manager{
-		core: shared, containerManager: containers, execManager: &execManager{core: shared},
+		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},
 		sandboxManager: &sandboxManager{core: shared, containerVerbs: containers},
 	}
 	for _, dir := range []string{m.stateDir(""), m.runDir("")} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		// A user of the host must not reach a set-user-ID file in a layer, or a log's FIFO, by its path (CVE-2021-41103).
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 			return nil, fmt.Errorf("make %s: %w", dir, err)
 		}
 	}

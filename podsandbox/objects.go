@@ -1,6 +1,7 @@
 package podsandbox
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"sync/atomic"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/klog/v2"
 
 	"github.com/podwright/podwright/podsandbox/record"
 )
@@ -23,8 +25,9 @@ type sandbox struct {
 	op     opLock                  // serialises Run, Stop, Remove
 
 	// commit serialises writers of the record, on disk and here; readers take cur without it.
-	commit sync.Mutex
-	cur    atomic.Pointer[record.Sandbox]
+	commit  sync.Mutex
+	cur     atomic.Pointer[record.Sandbox]
+	deleted bool // commit guards it: the record is deleted, and nobody may write it again
 }
 
 func (s *sandbox) record() *record.Sandbox { return s.cur.Load() }
@@ -39,11 +42,12 @@ type container struct {
 	digest [sha256.Size]byte      // of config and sandbox
 	op     opLock                 // serialises Start and Remove; Stop passes through it
 
-	commit sync.Mutex
-	cur    atomic.Pointer[record.Container]
-	exited chan struct{} // closed once the record says Exited
-	stop   stopRequest
-	exec   atomic.Pointer[execTemplate] // made by the first exec
+	commit  sync.Mutex
+	cur     atomic.Pointer[record.Container]
+	deleted bool          // as a sandbox's
+	exited  chan struct{} // closed once the record says Exited
+	stop    stopRequest
+	exec    atomic.Pointer[execTemplate] // made by the first exec
 }
 
 func (c *container) record() *record.Container { return c.cur.Load() }
@@ -99,16 +103,32 @@ func (t *table[T]) find(kind, id string) (*T, error) {
 }
 
 // changeSandbox writes what change makes of the record, to disk first and then to memory.
+//
+// What leads towards the end holds in memory even where the disk takes no record: a full disk must not keep a pod
+// from being stopped, which is what frees it. After a restart recovery learns the same from kernel and keeper.
 func (m *core) changeSandbox(s *sandbox, change func(*record.Sandbox)) error {
 	s.commit.Lock()
 	defer s.commit.Unlock()
+	if s.deleted {
+		return nil
+	}
 	next := *s.record()
 	change(&next)
-	if err := m.cfg.Records.PutSandbox(&next); err != nil {
+	err := m.cfg.Records.PutSandbox(&next)
+	if err == nil || next.Phase == record.SandboxNotReady {
+		s.cur.Store(&next)
+	}
+	if err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.id, err)
 	}
-	s.cur.Store(&next)
 	return nil
+}
+
+// endSandbox is changeSandbox on the way to the end, which an unwritten record does not stop.
+func (m *core) endSandbox(ctx context.Context, s *sandbox, change func(*record.Sandbox)) {
+	if err := m.changeSandbox(s, change); err != nil {
+		klog.FromContext(ctx).Error(err, "A sandbox's end is known in memory only", "sandboxID", s.id)
+	}
 }
 
 // changeContainer does the same for a container; change answers false to leave it as it is.
@@ -117,17 +137,37 @@ func (m *core) changeContainer(c *container, change func(*record.Container) bool
 	defer c.commit.Unlock()
 	was := c.record()
 	next := *was
-	if !change(&next) {
+	if c.deleted || !change(&next) {
 		return nil
 	}
-	if err := m.cfg.Records.PutContainer(&next); err != nil {
+	err := m.cfg.Records.PutContainer(&next)
+	if err == nil || next.Phase == record.ContainerExited {
+		c.cur.Store(&next)
+		if next.Phase == record.ContainerExited && was.Phase != record.ContainerExited {
+			close(c.exited)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("record container %s: %w", c.id, err)
 	}
-	c.cur.Store(&next)
-	if next.Phase == record.ContainerExited && was.Phase != record.ContainerExited {
-		close(c.exited)
-	}
 	return nil
+}
+
+// deleteSandbox and deleteContainer delete the record for good: who still works on the object writes it no more.
+func (m *core) deleteSandbox(s *sandbox) error {
+	s.commit.Lock()
+	defer s.commit.Unlock()
+	err := m.cfg.Records.DeleteSandbox(s.id)
+	s.deleted = err == nil
+	return err
+}
+
+func (m *core) deleteContainer(c *container) error {
+	c.commit.Lock()
+	defer c.commit.Unlock()
+	err := m.cfg.Records.DeleteContainer(c.id)
+	c.deleted = err == nil
+	return err
 }
 
 // containersOf gives the containers of a sandbox.

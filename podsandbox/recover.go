@@ -89,6 +89,16 @@ func (m *Manager) OnFresh() {
 	for _, child := range children {
 		r.children[child.ID] = child
 	}
+	m.waiters.Range(func(id, waiter any) bool {
+		if _, known := r.children[id.(string)]; !known { // its exit will never come
+			select {
+			case waiter.(chan wire.Exit) <- wire.Exit{Code: lostCode, Lost: true}:
+			default:
+			}
+		}
+		delete(r.children, id.(string)) // somebody waits for it: no stranger
+		return true
+	})
 	r.all(ctx)
 }
 

@@ -66,9 +66,7 @@ func (m *sandboxManager) RemoveSandbox(ctx context.Context, id string) error {
 func (m *sandboxManager) stopSandbox(ctx context.Context, s *sandbox) error {
 	if s.record().Phase != record.SandboxNotReady {
 		// From here on no container starts in it (B15).
-		if err := m.changeSandbox(s, func(r *record.Sandbox) { r.Phase = record.SandboxNotReady }); err != nil {
-			return err
-		}
+		m.endSandbox(ctx, s, func(r *record.Sandbox) { r.Phase = record.SandboxNotReady })
 	}
 	if err := m.killContainers(ctx, s); err != nil {
 		return err
@@ -124,7 +122,8 @@ func (m *sandboxManager) detach(ctx context.Context, s *sandbox) error {
 	if err := m.cfg.Network.Detach(ctx, m.cniPod(s), &attachment); err != nil {
 		return fmt.Errorf("detach network: %w", err)
 	}
-	return m.changeSandbox(s, func(r *record.Sandbox) { r.Attachment = nil })
+	m.endSandbox(ctx, s, func(r *record.Sandbox) { r.Attachment = nil })
+	return nil
 }
 
 func (m *sandboxManager) stopReaper(ctx context.Context, s *sandbox) error {
@@ -145,7 +144,8 @@ func (m *sandboxManager) stopReaper(ctx context.Context, s *sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return m.changeSandbox(s, func(r *record.Sandbox) { r.ReaperPID, r.ReaperStartTime = 0, 0 })
+	m.endSandbox(ctx, s, func(r *record.Sandbox) { r.ReaperPID, r.ReaperStartTime = 0, 0 })
+	return nil
 }
 
 // teardownSandbox is the one way back of a failed create, of Remove and of recovery. The record goes last, and
@@ -158,7 +158,7 @@ func (m *sandboxManager) teardownSandbox(ctx context.Context, s *sandbox) error 
 		// podwright's own parent group goes with its last pod; a busy one is still needed.
 		m.cfg.Cgroups.RemoveEmpty(m.cfg.CgroupParent)
 	}
-	if err := m.cfg.Records.DeleteSandbox(s.id); err != nil {
+	if err := m.deleteSandbox(s); err != nil {
 		return fmt.Errorf("delete record: %w", err)
 	}
 	m.sandboxes.delete(s.id)

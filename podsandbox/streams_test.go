@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -77,7 +78,7 @@ func TestStreamsKeepOutputForTheNextReader(t *testing.T) {
 }
 
 func TestExecOutputIsCappedAndNeverBlocks(t *testing.T) {
-	out, s, err := newExecOutput()
+	out, s, err := newExecOutput(new(atomic.Int64))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +102,7 @@ func TestExecOutputIsCappedAndNeverBlocks(t *testing.T) {
 
 // B26: a background process that holds the pipe does not hold up the answer, and what was written before is there.
 func TestExecOutputDoesNotWaitForBackgroundHolders(t *testing.T) {
-	out, s, err := newExecOutput()
+	out, s, err := newExecOutput(new(atomic.Int64))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,5 +115,41 @@ func TestExecOutputDoesNotWaitForBackgroundHolders(t *testing.T) {
 	stdout, _ := out.finish()
 	if string(stdout) != "answer" {
 		t.Errorf("got %q, want answer", stdout)
+	}
+}
+
+// CVE-2022-1708 by many at once: what commands keep together is bounded, and each keeps the beginning of its output.
+func TestExecOutputsShareOnePool(t *testing.T) {
+	pool := new(atomic.Int64)
+	chunk := make([]byte, 1<<20)
+	var outs []*execOutput
+	kept := 0
+	for range 8 {
+		out, s, err := newExecOutput(pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		outs = append(outs, out)
+		out.start()
+		for range maxExecOutput >> 20 {
+			if _, err := s.stdout.Write(chunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.close()
+		stdout, _ := out.finish()
+		if len(stdout) < freeOutput/2 {
+			t.Errorf("kept %d bytes of one, want the beginning whoever else prints", len(stdout))
+		}
+		kept += len(stdout)
+	}
+	if most := execPool + 8*(freeOutput+32<<10); kept > most || kept < execPool {
+		t.Errorf("kept %d bytes together, want between %d and %d", kept, execPool, most)
+	}
+	for _, out := range outs {
+		out.close()
+	}
+	if left := pool.Load(); left != 0 {
+		t.Errorf("%d bytes of the pool are still taken", left)
 	}
 }
