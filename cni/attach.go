@@ -228,7 +228,13 @@ func (n *Network) restoreCache(attached *Attachment, member *attachedMember) err
 	if err := os.MkdirAll(n.resultsDir(), 0o700); err != nil {
 		return fmt.Errorf("restore cached result: %w", err)
 	}
-	if err := replaceFile(path, data); err != nil {
+	err = replaceFile(path, data)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		// DEL is on the way that frees the disk. What libcni wrote at ADD is most likely there and says the same.
+		klog.Background().Error(err, "DEL runs with the result that libcni cached, if any", "sandboxID", attached.SandboxID)
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("restore cached result: %w", err)
 	}
 	return nil

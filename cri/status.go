@@ -9,6 +9,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox"
 	"github.com/podwright/podwright/runtime/image"
+	"github.com/podwright/podwright/runtime/keeper"
 )
 
 // kinds maps every sentinel a service returns to its code. The first match counts.
@@ -24,6 +25,7 @@ var kinds = []struct {
 	{podsandbox.ErrTimeout, codes.DeadlineExceeded},
 	{podsandbox.ErrNotSupported, codes.InvalidArgument},
 	{podsandbox.ErrResourceLimit, codes.ResourceExhausted},
+	{keeper.ErrDisconnected, codes.Unavailable},
 	{image.ErrNotFound, codes.NotFound},
 	{image.ErrInvalidReference, codes.InvalidArgument},
 	{image.ErrAmbiguous, codes.InvalidArgument},

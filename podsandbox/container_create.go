@@ -76,7 +76,7 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 	rec.CgroupPath = path.Join(s.record().CgroupParent, rec.ID)
 	c := newContainer(rec, config, digest)
 	if err := m.changeContainer(c, func(*record.Container) bool { return true }); err != nil {
-		return "", err
+		return "", errors.Join(err, m.deleteContainer(c))
 	}
 	if err := m.prepare(ctx, op, s, c, image); err != nil {
 		back, cancel := teardownContext(ctx)

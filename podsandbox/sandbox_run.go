@@ -80,7 +80,7 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 	m.creating.Store(s.id, true)
 	defer m.creating.Delete(s.id)
 	if err := m.changeSandbox(s, func(*record.Sandbox) {}); err != nil {
-		return "", err
+		return "", errors.Join(err, m.deleteSandbox(s)) // or retries on a full disk leave a directory each
 	}
 	key := sandboxKey(config.GetMetadata())
 	if err := m.acquire(ctx, op, s); err != nil {

@@ -115,6 +115,9 @@ func notify(ctx context.Context, state string) {
 	}
 }
 
+// lockPatience is how long the lock of a daemon that is gone may still be held.
+const lockPatience = 3 * time.Second
+
 // lockInstance makes this the only daemon of the run directory, until the file is closed or the process ends.
 func lockInstance(runDir string) (*os.File, error) {
 	if err := os.MkdirAll(runDir, 0o711); err != nil {
@@ -125,7 +128,14 @@ func lockInstance(runDir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A child that a killed daemon was forking holds its lock until it executes.
+	for end := time.Now().Add(lockPatience); ; time.Sleep(20 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) || time.Now().After(end) {
+			break
+		}
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another podwright runs on %s (it holds %s)", runDir, path)
