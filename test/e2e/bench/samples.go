@@ -49,7 +49,12 @@ type summary struct {
 	P50  float64 `json:"p50"`
 	P95  float64 `json:"p95"`
 	P99  float64 `json:"p99"`
+	// All is every value in the order they were measured, if they are few.
+	All []float64 `json:"all,omitempty"`
 }
+
+// fewValues are shown one by one.
+const fewValues = 10
 
 func summarise(values []float64) summary {
 	sorted := slices.Sorted(slices.Values(values))
@@ -57,8 +62,11 @@ func summarise(values []float64) summary {
 	for _, v := range sorted {
 		sum += v
 	}
+	if len(values) > fewValues {
+		values = nil
+	}
 	return summary{
-		N: len(sorted), Mean: sum / float64(len(sorted)),
+		All: values, N: len(sorted), Mean: sum / float64(len(sorted)),
 		P50: percentile(sorted, 50), P95: percentile(sorted, 95), P99: percentile(sorted, 99),
 	}
 }
