@@ -183,7 +183,7 @@ func forget(ctx context.Context, client *keeper.Client, id string) error {
 func (m *containerManager) RemoveContainer(ctx context.Context, id string) error {
 	c, err := m.containers.find("container", id)
 	if errors.Is(err, ErrNotFound) {
-		return nil
+		return m.removeBadContainer(ctx, id)
 	}
 	if err != nil {
 		return err

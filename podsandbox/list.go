@@ -27,11 +27,7 @@ func (m *core) ListSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox
 			Labels: s.config.GetLabels(), Annotations: s.config.GetAnnotations(), RuntimeHandler: rec.Handler,
 		})
 	})
-	for _, b := range m.badRecords("sandbox") {
-		if item := badSandbox(b); idMatches(filter.GetId(), b.ID) && len(filter.GetLabelSelector()) == 0 && (filter.GetState() == nil || filter.GetState().State == item.State) {
-			list = append(list, item)
-		}
-	}
+	list = append(list, m.listBadSandboxes(filter)...)
 	sort.Slice(list, func(i, j int) bool { return list[i].CreatedAt > list[j].CreatedAt })
 	return list
 }
@@ -55,6 +51,7 @@ func (m *core) ListContainers(filter *criv1.ContainerFilter) []*criv1.Container 
 			Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(),
 		})
 	})
+	list = append(list, m.listBadContainers(filter)...)
 	sort.Slice(list, func(i, j int) bool { return list[i].CreatedAt > list[j].CreatedAt })
 	return list
 }

@@ -54,7 +54,6 @@ type Config struct {
 
 	CgroupParent   string // for pods that name none
 	SeccompDefault []byte // the RuntimeDefault profile
-	SeccompRoot    string // relative Localhost names are below it
 	UnsetSeccomp   spec.SeccompKind
 
 	BootID     string
@@ -154,7 +153,7 @@ func (m *core) SandboxIDs() []string {
 	var ids []string
 	m.sandboxes.each(func(s *sandbox) { ids = append(ids, s.id) })
 	m.creating.Range(func(id, _ any) bool { ids = append(ids, id.(string)); return true })
-	for _, b := range m.badRecords("sandbox") {
+	for _, b := range m.badRecords(kindSandbox) {
 		ids = append(ids, b.ID)
 	}
 	return ids

@@ -63,11 +63,8 @@ func (m *containerManager) seccompSpec(config *criv1.ContainerConfig) (*specs.Li
 	case spec.SeccompRuntimeDefault:
 		raw = m.cfg.SeccompDefault
 	case spec.SeccompLocalhost:
-		root := m.cfg.SeccompRoot
-		if filepath.IsAbs(path) {
-			root = "/" // the kubelet is trusted to name a file; its seccomp directory may be anywhere
-		}
-		if raw, err = seccompprofiles.Localhost(root, path); err != nil {
+		// The kubelet is trusted to name a file by its absolute path; its seccomp directory may be anywhere.
+		if raw, err = seccompprofiles.Localhost("/", path); err != nil {
 			return nil, kindf(ErrInvalid, "linux.security_context.seccomp.localhost_ref: %w", err)
 		}
 	}

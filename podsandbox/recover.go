@@ -121,7 +121,7 @@ func (r *recovery) loadSandbox(ctx context.Context, rec *record.Sandbox) {
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
 	if err := errors.Join(err, digestErr); err != nil {
-		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: "sandbox", Err: err}})
+		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: kindSandbox, Err: err}})
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
@@ -134,7 +134,7 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
 	if err := errors.Join(err, digestErr); err != nil {
-		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: "container", Err: err}})
+		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: kindContainer, Err: err}})
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
@@ -326,6 +326,9 @@ func (r *recovery) clean(ctx context.Context, c *container) {
 
 // strangers ends what the keeper has and no record claims: execs whose caller is gone, and creates that left no record.
 func (r *recovery) strangers(ctx context.Context) {
+	for _, b := range r.m.badRecords("") {
+		delete(r.children, b.ID) // its record is there, if nobody can read it
+	}
 	for id := range r.children {
 		klog.FromContext(ctx).Info("Ended a process that no record claims", "keeperID", id)
 		if err := r.endStranger(ctx, id); err != nil {
@@ -339,34 +342,6 @@ func (r *recovery) endStranger(ctx context.Context, id string) error {
 		return r.m.killProcess(ctx, id)
 	}
 	return forget(ctx, r.client, id)
-}
-
-// keepBad lists records that could not be used; they stay on disk until they are removed.
-func (m *core) keepBad(ctx context.Context, bad []record.Bad) {
-	if len(bad) == 0 {
-		return
-	}
-	all := append([]record.Bad{}, m.badRecords("")...)
-	for _, b := range bad {
-		klog.FromContext(ctx).Error(b.Err, "Kept a record that cannot be read; it is listed as not ready", "kind", b.Kind, "id", b.ID, "path", b.Path)
-		all = append(all, b)
-	}
-	m.bad.Store(&all)
-}
-
-// badRecords gives the unreadable records of one kind, or all for "".
-func (m *core) badRecords(kind string) []record.Bad {
-	all := m.bad.Load()
-	if all == nil {
-		return nil
-	}
-	var list []record.Bad
-	for _, b := range *all {
-		if kind == "" || b.Kind == kind {
-			list = append(list, b)
-		}
-	}
-	return list
 }
 
 // sameProcess says whether the process that has the pid now is the one that was recorded.

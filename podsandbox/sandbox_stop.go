@@ -38,7 +38,7 @@ func (m *sandboxManager) StopSandbox(ctx context.Context, id string) error {
 func (m *sandboxManager) RemoveSandbox(ctx context.Context, id string) error {
 	s, err := m.sandboxes.find("sandbox", id)
 	if errors.Is(err, ErrNotFound) {
-		return m.removeBad(id)
+		return m.removeBadSandbox(ctx, id)
 	}
 	if err != nil {
 		return err
@@ -163,25 +163,5 @@ func (m *sandboxManager) teardownSandbox(ctx context.Context, s *sandbox) error 
 	}
 	m.sandboxes.delete(s.id)
 	m.sandboxKeys.CompareAndDelete(sandboxKey(s.config.GetMetadata()), s.id)
-	return nil
-}
-
-// removeBad forgets a record that could not be read, when it is asked for by its id.
-func (m *sandboxManager) removeBad(id string) error {
-	bad := m.bad.Load()
-	if bad == nil {
-		return nil
-	}
-	var rest []record.Bad
-	for _, b := range *bad {
-		if b.ID != id || b.Kind != "sandbox" {
-			rest = append(rest, b)
-			continue
-		}
-		if err := m.cfg.Records.DeleteSandbox(id); err != nil {
-			return fmt.Errorf("remove sandbox %s: delete its unreadable record: %w", id, err)
-		}
-	}
-	m.bad.Store(&rest)
 	return nil
 }

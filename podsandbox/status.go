@@ -3,7 +3,6 @@ package podsandbox
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -17,6 +16,9 @@ import (
 // SandboxStatus answers from memory; verbose adds the "info" JSON that crictl shows.
 func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusResponse, error) {
 	s, err := m.sandboxes.find("sandbox", id)
+	if b, ok := m.findBad(kindSandbox, id); err != nil && ok {
+		return &criv1.PodSandboxStatusResponse{Status: badSandboxStatus(b), Timestamp: time.Now().UnixNano()}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -64,6 +66,9 @@ func namespaceOptions(config *criv1.PodSandboxConfig) *criv1.NamespaceOption {
 // ContainerStatus answers from memory; verbose adds pid, sandboxID, config, runtimeSpec and the plan.
 func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusResponse, error) {
 	c, err := m.containers.find("container", id)
+	if b, ok := m.findBad(kindContainer, id); err != nil && ok {
+		return &criv1.ContainerStatusResponse{Status: badContainerStatus(b)}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,13 +128,4 @@ func infoJSON(config proto.Message, facts map[string]any) (string, error) {
 	facts["config"] = json.RawMessage(raw)
 	text, err := json.Marshal(facts)
 	return string(text), err
-}
-
-// badSandbox lists a record that could not be read: not ready, with its id, kept until it is removed.
-func badSandbox(b record.Bad) *criv1.PodSandbox {
-	return &criv1.PodSandbox{
-		Id: b.ID, State: criv1.PodSandboxState_SANDBOX_NOTREADY, CreatedAt: 1,
-		Metadata:    &criv1.PodSandboxMetadata{Name: "unreadable-record", Namespace: "podwright", Uid: b.ID},
-		Annotations: map[string]string{"podwright.dev/unreadable-record": strconv.Quote(b.Err.Error())},
-	}
 }

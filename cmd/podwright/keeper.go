@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/podsandbox"
@@ -38,8 +40,13 @@ func keeperCommand() *cobra.Command {
 // withKeeper connects to a keeper that runs; it starts none.
 func withKeeper(cmd *cobra.Command, cfg config.Config, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
 	dir := filepath.Join(cfg.RunDir, "keeper")
-	if _, err := os.Stat(filepath.Join(dir, wire.SocketName)); errors.Is(err, os.ErrNotExist) {
+	// Connect would start a keeper where none answers.
+	probe, err := net.Dial("unixpacket", filepath.Join(dir, wire.SocketName))
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 		return fmt.Errorf("no keeper runs on %s", cfg.RunDir)
+	}
+	if err == nil {
+		probe.Close()
 	}
 	keeperConfig, err := keeperPrograms(cfg)
 	if err != nil {
@@ -83,7 +90,16 @@ func keeperUpgrade(ctx context.Context, cmd *cobra.Command, client *keeper.Clien
 	return nil
 }
 
-func keeperStop(ctx context.Context, _ *cobra.Command, client *keeper.Client) error {
+func keeperStop(ctx context.Context, cmd *cobra.Command, client *keeper.Client) error {
+	cfg, err := loadConfig(cmd)
+	if err != nil {
+		return err
+	}
+	lock, err := lockInstance(cfg.RunDir)
+	if err != nil {
+		return fmt.Errorf("stop the daemon first, or it starts the keeper anew: %w", err)
+	}
+	defer lock.Close()
 	return client.Shutdown(ctx)
 }
 

@@ -159,7 +159,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	}
 	return podsandbox.New(podsandbox.Config{
 		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
-		SeccompRoot: s.cfg.Runtime.SeccompRoot, UnsetSeccomp: unset, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
+		UnsetSeccomp: unset, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
 	})
 }

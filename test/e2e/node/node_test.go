@@ -66,9 +66,9 @@ func newNode(o options) (*node, error) {
 	}
 	config := fmt.Sprintf("socket = %q\nstate_dir = %q\nrun_dir = %q\n%s\n[cgroup]\nparent = %q\nkeeper = %q\n"+
 		"[network]\nconf_dir = %q\nnetns_dir = %q\nbin_dirs = [%q, \"/opt/cni/bin\", \"/usr/lib/cni\"]\nplugin_timeout = \"4s\"\n[image]\ncerts_dirs = [%q]\nprogress_timeout = \"2s\"\n"+
-		"[runtime]\npids_limit = 64\nseccomp_localhost_root = %q\n",
+		"[runtime]\npids_limit = 64\n",
 		n.socket(), n.path("state"), n.path("run"), o.config, n.group+"/pods", n.group+"/keeper",
-		n.path("cni"), n.path("netns"), n.path("plugins"), n.path("certs"), n.path("seccomp"))
+		n.path("cni"), n.path("netns"), n.path("plugins"), n.path("certs"))
 	if err := os.WriteFile(n.path("config.toml"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,6 @@ func (cfg Config) check() error {
 	absolute("cgroup.keeper", cfg.Cgroup.KeeperParent)
 	absolute("network.conf_dir", cfg.Network.ConfDir)
 	absolute("network.netns_dir", cfg.Network.NetnsDir)
-	absolute("runtime.seccomp_localhost_root", cfg.Runtime.SeccompRoot)
 	for _, dir := range append(append([]string{}, cfg.Network.BinDirs...), cfg.Image.CertsDirs...) {
 		absolute("network.bin_dirs, image.certs_dirs", dir)
 	}

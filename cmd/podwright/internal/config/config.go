@@ -37,7 +37,6 @@ type Runtime struct {
 	KeeperBinary   string            `toml:"keeper_binary" comment:"Empty: podwright-keeper beside the podwright executable."`
 	InitBinary     string            `toml:"init_binary" comment:"Empty: podwright-init beside the podwright executable."`
 	SeccompDefault string            `toml:"seccomp_default_profile" comment:"A file that replaces the built-in RuntimeDefault profile. Empty: built in."`
-	SeccompRoot    string            `toml:"seccomp_localhost_root" comment:"Where relative Localhost profile names are looked up."`
 	UnsetSeccomp   string            `toml:"seccomp_when_unset" comment:"What a container without a seccomp field gets: RuntimeDefault or Unconfined."`
 	PidsLimit      int64             `toml:"pids_limit" comment:"Tasks of one container; 0 is no limit of its own."`
 	Rlimits        map[string]Rlimit `toml:"rlimits" comment:"Resource limits of every workload, by name as in getrlimit(2) without RLIMIT_, lower case."`
@@ -93,8 +92,8 @@ func Default() Config {
 	return Config{
 		Socket: "/run/podwright/podwright.sock", StateDir: "/var/lib/podwright", RunDir: "/run/podwright", LogLevel: 2,
 		Runtime: Runtime{
-			SeccompRoot: "/var/lib/kubelet/seccomp", UnsetSeccomp: "Unconfined",
-			Rlimits: map[string]Rlimit{"nofile": {Soft: 1048576, Hard: 1048576}},
+			UnsetSeccomp: "Unconfined",
+			Rlimits:      map[string]Rlimit{"nofile": {Soft: 1048576, Hard: 1048576}},
 		},
 		Cgroup: Cgroup{Root: "/sys/fs/cgroup", Parent: "/podwright", KeeperParent: "/podwright-keeper"},
 		Network: Network{
