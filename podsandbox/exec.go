@@ -156,17 +156,24 @@ func (m *execManager) execError(ctx context.Context, c *container, err error) er
 }
 
 // forgetExec ends the keeper's interest in a command. One that still runs is forgotten when it ends (handleExit).
+// The caller has its answer and does not wait for this one: it is a tenth of a probe's time.
 func (m *execManager) forgetExec(ctx context.Context, execID string) {
 	m.waiters.Delete(execID)
 	client := m.keeper.Load()
 	if client == nil {
 		return
 	}
-	back, cancel := teardownContext(ctx)
-	defer cancel()
-	if err := forget(back, client, execID); err != nil && !errors.Is(err, keeper.ErrState) {
-		klog.FromContext(ctx).Error(err, "Left a finished exec in the keeper", "execID", execID)
-	}
+	m.exits.Add(1)
+	// Owner: core; ends by teardownDeadline; Shutdown waits for it.
+	go func() {
+		defer m.exits.Done()
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		err := forget(back, client, execID)
+		if err != nil && !errors.Is(err, keeper.ErrState) && !errors.Is(err, keeper.ErrDisconnected) {
+			klog.FromContext(back).Error(err, "Left a finished exec in the keeper", "execID", execID)
+		}
+	}()
 }
 
 func (m *execManager) execTemplate(c *container) (*execTemplate, error) {

@@ -27,7 +27,7 @@ func (m *core) ListSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox
 			Labels: s.config.GetLabels(), Annotations: s.config.GetAnnotations(), RuntimeHandler: rec.Handler,
 		})
 	})
-	list = append(list, m.listBadSandboxes(filter)...)
+	list = append(list, m.unreadable.sandboxes(filter)...)
 	sort.Slice(list, func(i, j int) bool { return list[i].CreatedAt > list[j].CreatedAt })
 	return list
 }
@@ -51,7 +51,7 @@ func (m *core) ListContainers(filter *criv1.ContainerFilter) []*criv1.Container 
 			Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(),
 		})
 	})
-	list = append(list, m.listBadContainers(filter)...)
+	list = append(list, m.unreadable.containers(filter)...)
 	sort.Slice(list, func(i, j int) bool { return list[i].CreatedAt > list[j].CreatedAt })
 	return list
 }

@@ -73,8 +73,6 @@ type Manager struct {
 	*sandboxManager
 	*containerManager
 	*execManager
-
-	exits sync.WaitGroup // exits being processed
 }
 
 // core is what the parts share: the configuration, the objects in memory and how they are recorded.
@@ -88,8 +86,9 @@ type core struct {
 	containerKeys sync.Map // identity -> container id
 	creating      sync.Map // ids of sandboxes that are being made
 	waiters       sync.Map // keeper id -> chan wire.Exit, of processes that are no containers
-	bad           atomic.Pointer[[]record.Bad]
+	unreadable    unreadable
 
+	exits     sync.WaitGroup // exits being processed, and what else goes on after its caller has an answer
 	ops       operations
 	clock     clock
 	recovered chan struct{} // closed once Start has recovered every record
@@ -153,7 +152,7 @@ func (m *core) SandboxIDs() []string {
 	var ids []string
 	m.sandboxes.each(func(s *sandbox) { ids = append(ids, s.id) })
 	m.creating.Range(func(id, _ any) bool { ids = append(ids, id.(string)); return true })
-	for _, b := range m.badRecords(kindSandbox) {
+	for _, b := range m.unreadable.all(kindSandbox) {
 		ids = append(ids, b.ID)
 	}
 	return ids

@@ -47,7 +47,7 @@ func (m *core) recordedSpec(id string) (*specs.Spec, error) {
 }
 
 // seccompSpec resolves the profile a container asks for; nil is unconfined.
-func (m *containerManager) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccomp, error) {
+func (m *core) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccomp, error) {
 	kind, path, err := spec.SeccompProfile(config)
 	if err != nil {
 		return nil, kindf(ErrInvalid, "%w", err)

@@ -35,7 +35,7 @@ func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
 	if err != nil {
 		return fmt.Errorf("load records: %w", err)
 	}
-	m.keepBad(ctx, loaded.Bad)
+	m.unreadable.keep(ctx, loaded.Bad)
 	children, err := client.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the keeper for its processes: %w", err)
@@ -121,7 +121,7 @@ func (r *recovery) loadSandbox(ctx context.Context, rec *record.Sandbox) {
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
 	if err := errors.Join(err, digestErr); err != nil {
-		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: kindSandbox, Err: err}})
+		r.m.unreadable.keep(ctx, []record.Bad{{ID: rec.ID, Kind: kindSandbox, Err: err}})
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
@@ -134,7 +134,7 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
 	if err := errors.Join(err, digestErr); err != nil {
-		r.m.keepBad(ctx, []record.Bad{{ID: rec.ID, Kind: kindContainer, Err: err}})
+		r.m.unreadable.keep(ctx, []record.Bad{{ID: rec.ID, Kind: kindContainer, Err: err}})
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
@@ -326,7 +326,7 @@ func (r *recovery) clean(ctx context.Context, c *container) {
 
 // strangers ends what the keeper has and no record claims: execs whose caller is gone, and creates that left no record.
 func (r *recovery) strangers(ctx context.Context) {
-	for _, b := range r.m.badRecords("") {
+	for _, b := range r.m.unreadable.all("") {
 		delete(r.children, b.ID) // its record is there, if nobody can read it
 	}
 	for id := range r.children {

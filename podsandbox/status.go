@@ -16,7 +16,7 @@ import (
 // SandboxStatus answers from memory; verbose adds the "info" JSON that crictl shows.
 func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusResponse, error) {
 	s, err := m.sandboxes.find("sandbox", id)
-	if b, ok := m.findBad(kindSandbox, id); err != nil && ok {
+	if b, ok := m.unreadable.find(kindSandbox, id); err != nil && ok {
 		return &criv1.PodSandboxStatusResponse{Status: badSandboxStatus(b), Timestamp: time.Now().UnixNano()}, nil
 	}
 	if err != nil {
@@ -66,7 +66,7 @@ func namespaceOptions(config *criv1.PodSandboxConfig) *criv1.NamespaceOption {
 // ContainerStatus answers from memory; verbose adds pid, sandboxID, config, runtimeSpec and the plan.
 func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusResponse, error) {
 	c, err := m.containers.find("container", id)
-	if b, ok := m.findBad(kindContainer, id); err != nil && ok {
+	if b, ok := m.unreadable.find(kindContainer, id); err != nil && ok {
 		return &criv1.ContainerStatusResponse{Status: badContainerStatus(b)}, nil
 	}
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync/atomic"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
@@ -30,22 +31,25 @@ const (
 	badAnnotation = "podwright.dev/unreadable-record"
 )
 
-// keepBad lists records that could not be used; they stay on disk until they are removed.
-func (m *core) keepBad(ctx context.Context, bad []record.Bad) {
+// unreadable are the records that could not be used; they stay on disk until they are removed.
+type unreadable struct{ list atomic.Pointer[[]record.Bad] }
+
+// keep adds some, and tells the operator.
+func (u *unreadable) keep(ctx context.Context, bad []record.Bad) {
 	if len(bad) == 0 {
 		return
 	}
-	all := append([]record.Bad{}, m.badRecords("")...)
+	all := append([]record.Bad{}, u.all("")...)
 	for _, b := range bad {
-		klog.FromContext(ctx).Error(b.Err, "Kept a record that cannot be read; it is listed as not ready", "kind", b.Kind, "id", b.ID, "path", b.Path)
+		klog.FromContext(ctx).Error(b.Err, "Kept a record that cannot be read; it is listed until it is removed", "kind", b.Kind, "id", b.ID, "path", b.Path)
 		all = append(all, b)
 	}
-	m.bad.Store(&all)
+	u.list.Store(&all)
 }
 
-// badRecords gives the unreadable records of one kind, or all for "".
-func (m *core) badRecords(kind string) []record.Bad {
-	all := m.bad.Load()
+// all gives those of one kind, or of both for "".
+func (u *unreadable) all(kind string) []record.Bad {
+	all := u.list.Load()
 	if all == nil {
 		return nil
 	}
@@ -58,10 +62,10 @@ func (m *core) badRecords(kind string) []record.Bad {
 	return list
 }
 
-// findBad finds one by its id or an unambiguous beginning of it.
-func (m *core) findBad(kind, id string) (record.Bad, bool) {
+// find finds one by its id or an unambiguous beginning of it.
+func (u *unreadable) find(kind, id string) (record.Bad, bool) {
 	var found []record.Bad
-	for _, b := range m.badRecords(kind) {
+	for _, b := range u.all(kind) {
 		if id != "" && strings.HasPrefix(b.ID, id) {
 			found = append(found, b)
 		}
@@ -72,20 +76,20 @@ func (m *core) findBad(kind, id string) (record.Bad, bool) {
 	return found[0], true
 }
 
-func (m *core) dropBad(kind, id string) {
+func (u *unreadable) drop(kind, id string) {
 	var rest []record.Bad
-	for _, b := range m.badRecords("") {
+	for _, b := range u.all("") {
 		if b.ID != id || b.Kind != kind {
 			rest = append(rest, b)
 		}
 	}
-	m.bad.Store(&rest)
+	u.list.Store(&rest)
 }
 
 // removeBadSandbox takes away what a sandbox is made of, found by its id. Which network it was on is not known any more:
 // DEL runs with today's configuration.
 func (m *sandboxManager) removeBadSandbox(ctx context.Context, id string) error {
-	b, ok := m.findBad(kindSandbox, id)
+	b, ok := m.unreadable.find(kindSandbox, id)
 	if !ok {
 		return nil
 	}
@@ -100,13 +104,13 @@ func (m *sandboxManager) removeBadSandbox(ctx context.Context, id string) error 
 	if err != nil {
 		return fmt.Errorf("remove sandbox %s, whose record cannot be read: %w", b.ID, err)
 	}
-	m.dropBad(kindSandbox, b.ID)
+	m.unreadable.drop(kindSandbox, b.ID)
 	return nil
 }
 
 // removeBadContainer does the same for a container. Its cgroup is looked for below the default parent only.
 func (m *containerManager) removeBadContainer(ctx context.Context, id string) error {
-	b, ok := m.findBad(kindContainer, id)
+	b, ok := m.unreadable.find(kindContainer, id)
 	if !ok {
 		return nil
 	}
@@ -121,14 +125,14 @@ func (m *containerManager) removeBadContainer(ctx context.Context, id string) er
 	if err != nil {
 		return fmt.Errorf("remove container %s, whose record cannot be read: %w", b.ID, err)
 	}
-	m.dropBad(kindContainer, b.ID)
+	m.unreadable.drop(kindContainer, b.ID)
 	return nil
 }
 
-// listBadSandboxes gives those a filter can match: nothing but the id and the state is known.
-func (m *core) listBadSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox {
+// sandboxes gives those a filter can match: nothing but the id and the state is known.
+func (u *unreadable) sandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSandbox {
 	var list []*criv1.PodSandbox
-	for _, b := range m.badRecords(kindSandbox) {
+	for _, b := range u.all(kindSandbox) {
 		s := badSandboxStatus(b)
 		if idMatches(filter.GetId(), b.ID) && len(filter.GetLabelSelector()) == 0 && (filter.GetState() == nil || filter.GetState().State == s.State) {
 			list = append(list, &criv1.PodSandbox{Id: s.Id, Metadata: s.Metadata, State: s.State, CreatedAt: s.CreatedAt, Annotations: s.Annotations})
@@ -137,9 +141,9 @@ func (m *core) listBadSandboxes(filter *criv1.PodSandboxFilter) []*criv1.PodSand
 	return list
 }
 
-func (m *core) listBadContainers(filter *criv1.ContainerFilter) []*criv1.Container {
+func (u *unreadable) containers(filter *criv1.ContainerFilter) []*criv1.Container {
 	var list []*criv1.Container
-	for _, b := range m.badRecords(kindContainer) {
+	for _, b := range u.all(kindContainer) {
 		c := badContainerStatus(b)
 		if idMatches(filter.GetId(), b.ID) && len(filter.GetLabelSelector()) == 0 && filter.GetPodSandboxId() == "" &&
 			(filter.GetState() == nil || filter.GetState().State == c.State) {
