@@ -17,6 +17,9 @@ type launching struct {
 	conn        *conn // who waits for the answer; nil: nobody
 	seq         uint64
 	status      int       // our end of init's status socket
+	closed      bool      // the other ends can't write any more
+	init        int       // its pid, that of the first process of the launch
+	named       bool      // the workload's clone is known
 	launcherPID int       // init, where it cloned the workload out of itself; else 0
 	launcher    int       // its pidfd, or -1
 	exit        wire.Exit // of a failed one's process
@@ -69,6 +72,11 @@ func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
 	}
+	// Each message tells who wrote it: in a shared PID namespace a container that may trace can take the socket.
+	if err := unix.SetsockoptInt(ends[0], unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		wire.CloseAll(ends[:])
+		return fmt.Errorf("setsockopt SO_PASSCRED: %w", err)
+	}
 	fds[launch.StatusFd] = ends[1]
 	command := &spawn.Command{Exe: wire.InitFd, Argv: []string{"podwright-init"}, Fds: fds, Cgroup: d.get(wire.RoleCgroup)}
 	if m.Launch.NewPID {
@@ -81,7 +89,7 @@ func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
 		unix.Close(ends[0])
 		return err
 	}
-	l := &launching{conn: c, seq: m.Seq, status: ends[0], launcher: -1}
+	l := &launching{conn: c, seq: m.Seq, status: ends[0], init: pid, launcher: -1}
 	ch := &child{state: starting, parent: parentSelf, pidfd: pidfd, launching: l, console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
 	ch.Child = wire.Child{ID: m.ID, Container: m.Launch.Container, Kind: m.Launch.Kind, Terminal: m.Launch.Terminal, Process: wire.Process{PID: pid}}
 	k.table[m.ID] = ch
@@ -135,16 +143,17 @@ func (k *keeper) initFds(m *wire.Message, d *descriptors) ([]int, error) {
 // readStatus takes what init has said; end of file is its last word.
 func (k *keeper) readStatus(c *child) {
 	var text [8192]byte
-	oob := make([]byte, unix.CmsgSpace(4))
+	creds := unix.CmsgSpace(unix.SizeofUcred)
+	oob := make([]byte, creds+unix.CmsgSpace(4))
 	for c.launching != nil {
 		l := c.launching
 		// A clone is the anchor's to hold before its name is taken out of the socket: at every moment somebody
-		// who outlives us knows it.
-		n, _, err := unix.Recvfrom(l.status, text[:], unix.MSG_DONTWAIT|unix.MSG_PEEK)
-		if status, bad := launch.DecodeStatus(text[:max(n, 0)]); err == nil && bad == nil && status.Kind == launch.StatusChild {
-			l.failure = errors.Join(l.failure, k.adoptClone(c, status.Pid))
+		// who outlives us knows it. There is no room for descriptors yet.
+		n, oobn, _, _, err := unix.Recvmsg(l.status, text[:], oob[:creds], unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		if status, bad := launch.DecodeStatus(text[:max(n, 0)]); err == nil && bad == nil {
+			l.failure = errors.Join(l.failure, k.checkSender(c, status, sender(oob[:oobn])))
 		}
-		n, oobn, _, _, err := unix.Recvmsg(l.status, text[:], oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		n, oobn, _, _, err = unix.Recvmsg(l.status, text[:], oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		if err == unix.EAGAIN || err == unix.EINTR {
 			return
 		}
@@ -157,7 +166,7 @@ func (k *keeper) readStatus(c *child) {
 		switch {
 		case err != nil:
 			l.failure = err
-		case status.Kind == launch.StatusConsole && console >= 0:
+		case status.Kind == launch.StatusConsole && console >= 0 && l.failure == nil:
 			unix.Close(c.console)
 			c.console, console = console, -1
 		case status.Kind == launch.StatusExecNext:
@@ -171,29 +180,57 @@ func (k *keeper) readStatus(c *child) {
 	}
 }
 
+// received is the descriptor that came with a message, -1 without one.
 func received(oob []byte) int {
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil || len(messages) != 1 {
-		return -1
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for i := range messages {
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil && len(fds) == 1 {
+			return fds[0]
+		}
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return -1
+	return -1
+}
+
+// sender is the pid of who wrote a message, 0 for nobody we can name. The kernel fills it in; who may write another
+// (CAP_SYS_ADMIN over its PID namespace) can write only what it sees there, which init never is.
+func sender(oob []byte) int {
+	messages, _ := unix.ParseSocketControlMessage(oob)
+	for i := range messages {
+		if creds, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
+			return int(creds.Pid)
+		}
 	}
-	return fds[0]
+	return 0
+}
+
+// checkSender believes init, and of its clone that it is about to execute. The clone is known by that, too: init may
+// have been killed between clone and message, for a launch that was given up or by the container's memory limit.
+func (k *keeper) checkSender(c *child, status launch.Status, from int) error {
+	l := c.launching
+	switch {
+	case status.Kind == launch.StatusError: // harms nobody but its own launch
+		return nil
+	case from == l.init && status.Kind == launch.StatusChild:
+		return k.adoptClone(c, status.Pid)
+	case from == l.init, l.named && from == c.Process.PID && status.Kind == launch.StatusExecNext:
+		return nil
+	case !l.named && status.Kind == launch.StatusExecNext:
+		return k.adoptClone(c, from)
+	}
+	return fmt.Errorf("process %d has no part in the launch and reported for it", from)
 }
 
 // adoptClone makes the workload that init cloned (CLONE_PARENT) the child, and init its launcher. A child is
 // unreaped until we reap it, so its pid is its own.
 func (k *keeper) adoptClone(c *child, pid int) error {
-	if c.launching.launcherPID != 0 || !isOurs(pid) {
+	if c.launching.named || k.knows(pid) || !isOurs(pid) {
 		return fmt.Errorf("init named process %d as its clone, which is no new child", pid)
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return fmt.Errorf("pidfd_open %d: %w", pid, err)
 	}
-	c.launching.launcher, c.launching.launcherPID = c.pidfd, c.Process.PID
+	c.launching.named, c.launching.launcher, c.launching.launcherPID = true, c.pidfd, c.Process.PID
 	c.pidfd, c.Process.PID = pidfd, pid
 	k.hold(c)
 	k.watchPidfd(c, pidfd)
@@ -203,9 +240,13 @@ func (k *keeper) adoptClone(c *child, pid int) error {
 // resolve ends a launch at the end of its status socket: after exec-next the workload runs, else nothing may.
 func (k *keeper) resolve(c *child) {
 	l := c.launching
-	if l == nil || c.state != starting {
+	if l == nil || c.state != starting || l.closed {
 		return
 	}
+	// A clone that nobody has named gets no further from here; one that is further has said so.
+	unix.Shutdown(l.status, unix.SHUT_RD)
+	l.closed = true
+	k.readStatus(c)
 	k.unwatch(l.status)
 	unix.Close(l.status)
 	l.status = -1

@@ -138,7 +138,7 @@ func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) 
 		return
 	case !recorded: // its launch was never answered, and nobody knows it
 		k.log.Info("Ending a launch that was cut short", "containerID", h.ID, "pid", h.PID)
-		c.launching = &launching{status: d.take(wire.RoleSocket), launcher: -1, failure: errCutShort}
+		c.launching = &launching{status: d.take(wire.RoleSocket), init: h.PID, launcher: -1, failure: errCutShort}
 		k.watchLaunch(c)
 		// An init that lives may yet name a clone of its own; only one that hangs is killed before its last word.
 		k.after(cutShortGrace, func() {
