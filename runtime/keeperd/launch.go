@@ -210,6 +210,8 @@ func (k *keeper) checkSender(c *child, status launch.Status, from int) error {
 	switch {
 	case status.Kind == launch.StatusError: // harms nobody but its own launch
 		return nil
+	case from == l.init && status.Kind == launch.StatusChild && l.named && status.Pid == c.Process.PID: // its own word came first
+		return nil
 	case from == l.init && status.Kind == launch.StatusChild:
 		return k.adoptClone(c, status.Pid)
 	case from == l.init, l.named && from == c.Process.PID && status.Kind == launch.StatusExecNext:
