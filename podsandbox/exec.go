@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -227,8 +228,9 @@ func (o *execOutput) keep(n int) int64 {
 }
 
 type capture struct {
-	pipe *os.File
-	kept []byte
+	pipe  *os.File
+	kept  []byte
+	ended bool // the reader saw end of file
 }
 
 // newExecOutput makes the command's streams: an empty stdin, and pipes that are read here.
@@ -285,13 +287,14 @@ func (o *execOutput) start() {
 
 func (o *execOutput) read(c *capture) {
 	defer o.wait.Done()
-	buf := make([]byte, 16<<10)
+	buf := make([]byte, 4<<10) // a pipe's page: most commands say little, and probes are many
 	for {
 		n, err := c.pipe.Read(buf)
 		if n > 0 {
 			c.kept = append(c.kept, buf[:o.keep(n)]...)
 		}
 		if err != nil {
+			c.ended = errors.Is(err, io.EOF)
 			return
 		}
 	}
@@ -310,6 +313,9 @@ func (o *execOutput) finish() (stdout, stderr []byte) {
 
 // rest takes what is in the pipe already: the command wrote it before it ended, however busy this machine is.
 func (o *execOutput) rest(c *capture) {
+	if c.ended {
+		return
+	}
 	raw, err := c.pipe.SyscallConn()
 	if err != nil {
 		return

@@ -23,9 +23,9 @@ type Command struct {
 }
 
 // initEnv keeps the Go runtime of a process that lives a millisecond from starting threads for every processor,
-// interrupting itself and collecting garbage.
+// reading cgroup limits, interrupting itself and collecting garbage.
 func initEnv() []string {
-	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1"}
+	return []string{"GOMAXPROCS=1", "GOGC=off", "GODEBUG=asyncpreemptoff=1,containermaxprocs=0,updatemaxprocs=0"}
 }
 
 // Flags and call numbers that package syscall lacks; from 424 on numbers are the same on every architecture.
