@@ -55,6 +55,7 @@ type Client struct {
 	done      sync.WaitGroup
 	exits     exitQueue
 	anchorPID int         // that we started, to be waited for; 0: none
+	greeted   bool        // a keeper has answered, ever
 	fresh     bool        // we started a pair, and OnFresh has not been called for it
 	stopping  atomic.Bool // Shutdown: the end of the session is meant
 
@@ -195,6 +196,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 		s.close()
 		return nil, fmt.Errorf("greet keeper: %w", errors.Join(err, c.anchorFate()))
 	}
+	c.greeted = true
 	c.setSession(s)
 	return s, nil
 }

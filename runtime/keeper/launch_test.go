@@ -276,6 +276,11 @@ func TestSignalReachesTheGroup(t *testing.T) {
 	n.start(w)
 	var pid int
 	n.eventually("the pid", func() bool { _, err := fmt.Sscan(w.text(t, "stdout"), &pid); return err == nil })
+	// Before its execve the child has the shell's trap.
+	n.eventually("sleep", func() bool {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return strings.Contains(string(text), "sleep\x001000") && !strings.Contains(string(text), "trap")
+	})
 	if err := n.Signal(n.ctx(), "c1", unix.SIGTERM, true); err != nil {
 		t.Fatal(err)
 	}

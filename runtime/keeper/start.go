@@ -55,7 +55,9 @@ func (c *Client) startPair() error {
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another keeper has, or is about to make, its socket in %s: %w", c.config.RunDir, err)
 	}
-	c.anchorFate() // of one before
+	if fate := c.anchorFate(); fate != nil && !c.greeted { // the one before, which never had a keeper that answered
+		return fate
+	}
 	listener, err := listen(dir)
 	if err != nil {
 		return permanentError{fmt.Errorf("listen for keeper: %w", err)}

@@ -3,7 +3,6 @@ package keeper
 import (
 	"fmt"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,11 +13,7 @@ import (
 // container's memory limit. The clone is not lost: what it says of itself before it executes tells who it is.
 func TestCloneThatInitCouldNotNameIsTheChild(t *testing.T) {
 	n := newNode(t)
-	var frame strings.Builder
-	for _, b := range (&launch.Status{Kind: launch.StatusExecNext}).Encode() {
-		fmt.Fprintf(&frame, "\\%03o", b)
-	}
-	say := fmt.Sprintf("printf '%s' >&%d || exit 1; exec %d>&-; ", frame.String(), launch.StatusFd, launch.StatusFd)
+	say := fmt.Sprintf("printf '%s' >&%d || exit 1; exec %d>&-; ", execNext(), launch.StatusFd, launch.StatusFd)
 	w := n.sh("c1", say+"echo $$; exit 5")
 	w.Plan.Ops[0].Arg = "clone, unnamed"
 	p, err := n.Launch(n.ctx(), w.Launch)

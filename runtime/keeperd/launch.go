@@ -18,7 +18,7 @@ type launching struct {
 	seq         uint64
 	status      int       // our end of init's status socket
 	closed      bool      // the other ends can't write any more
-	init        int       // its pid, that of the first process of the launch
+	init        int       // the pid of the launch's first process; 0 where that ended under a keeper before
 	named       bool      // the workload's clone is known
 	launcherPID int       // init, where it cloned the workload out of itself; else 0
 	launcher    int       // its pidfd, or -1
@@ -207,6 +207,9 @@ func sender(oob []byte) int {
 // have been killed between clone and message, for a launch that was given up or by the container's memory limit.
 func (k *keeper) checkSender(c *child, status launch.Status, from int) error {
 	l := c.launching
+	if l.init == 0 {
+		from = 0 // this is what init left in the socket; who is named is known to be nobody else's
+	}
 	switch {
 	case status.Kind == launch.StatusError: // harms nobody but its own launch
 		return nil

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +98,9 @@ func (k *keeper) recover(resumed bool) error {
 	if err != nil {
 		k.log.Error("Table was damaged", "err", err)
 	}
+	if !resumed {
+		k.killStrays(e.held)
+	}
 	for _, h := range e.held {
 		file, recorded := e.children[h.ID]
 		delete(e.children, h.ID)
@@ -118,6 +123,36 @@ func (k *keeper) recover(resumed bool) error {
 var errCutShort = errors.New("the keeper ended before the launch did")
 
 const cutShortGrace = 2 * time.Second
+
+// killStrays ends what the keeper before had started and not yet told the anchor when it died: children of the anchor
+// that still execute init's program. One that goes on to report finds its socket closed and ends by itself; one that
+// hangs in a mount does not.
+func (k *keeper) killStrays(held []*anchor.Held) {
+	known := map[int]bool{}
+	for _, h := range held {
+		known[h.PID] = true
+	}
+	var program, exe unix.Stat_t
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", unix.Getppid()))
+	if err != nil || unix.Fstat(wire.InitFd, &program) != nil {
+		return
+	}
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for _, field := range strings.Fields(string(text)) {
+			pid, _ := strconv.Atoi(field)
+			pidfd, err := unix.PidfdOpen(pid, 0)
+			if err != nil {
+				continue
+			}
+			if !known[pid] && unix.Stat("/proc/"+field+"/exe", &exe) == nil && exe.Ino == program.Ino && exe.Dev == program.Dev {
+				k.log.Info("Killing an init that nobody knows", "pid", pid)
+				unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+			}
+			unix.Close(pidfd)
+		}
+	}
+}
 
 func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) {
 	d := &descriptors{roles: h.Roles, fds: h.Fds}

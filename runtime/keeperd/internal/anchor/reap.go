@@ -43,7 +43,9 @@ func (a *anchor) reap() {
 
 func (a *anchor) reapOne(pid int, exit wire.Exit) bool {
 	if pid == a.keeper {
-		a.log.Error("Keeper ended", "pid", pid, "exitCode", exit.Code)
+		if !a.quit {
+			a.log.Error("Keeper ended", "pid", pid, "exitCode", exit.Code)
+		}
 		a.keeper = 0
 		if a.socket >= 0 {
 			unix.Close(a.socket)
