@@ -251,6 +251,10 @@ func TestKeeperWithoutDirectoryEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	n.Client, n.dir = c, t.TempDir()
+	w := n.sh("c1", "exit 1") // exited, and nobody forgets it
+	n.start(w)
+	n.eventually("its exit", func() bool { _, exited, err := c.Exit(n.ctx(), "c1"); return exited && err == nil })
 	os.RemoveAll(dir)
 	c.Close()
 	n.eventually("end of keeper and anchor", func() bool { c.anchorFate(); return !alive(h.KeeperPID) && !alive(h.AnchorPID) })

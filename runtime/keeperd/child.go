@@ -181,6 +181,7 @@ func (k *keeper) announce(c *child) {
 		k.forget(c)
 	}
 	k.whenQuiet()
+	k.endUnreachable()
 }
 
 func (k *keeper) reap(c *child) {

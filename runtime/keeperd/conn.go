@@ -58,15 +58,21 @@ func (k *keeper) dropConn(c *conn) {
 	}
 }
 
-// endUnreachable ends a keeper that nobody can reach any more and that has nothing: its run directory was removed.
+// endUnreachable ends a keeper that nobody can reach any more, its run directory having been removed, once nothing
+// runs that it would have to watch.
 func (k *keeper) endUnreachable() {
 	var st unix.Stat_t
-	idle := len(k.conns) == 0 && len(k.table) == 0 && k.inFlight == 0
-	if idle && unix.Fstat(wire.RunDirFd, &st) == nil && st.Nlink == 0 {
-		k.log.Info("Ending: the run directory is gone")
-		k.tellAnchor(&wire.Message{Op: wire.OpQuit})
-		k.stop()
+	if len(k.conns) > 0 || k.inFlight > 0 || unix.Fstat(wire.RunDirFd, &st) != nil || st.Nlink > 0 {
+		return
 	}
+	for _, c := range k.table {
+		if c.state != exited {
+			return
+		}
+	}
+	k.log.Info("Ending: the run directory is gone")
+	k.tellAnchor(&wire.Message{Op: wire.OpQuit})
+	k.stop()
 }
 
 // serveConn handles one packet, and writes what is queued.
