@@ -83,20 +83,7 @@ func fakeInit() {
 	case "hang":
 		time.Sleep(time.Hour)
 	case "clone", "clone and die":
-		args := plan.Args
-		if plan.Ops[0].Arg == "clone" { // its last word before the workload is its own
-			script := fmt.Sprintf(`printf '%s' >&%d || exit 1; exec %d>&-; exec /bin/busybox "$@"`, execNext(), launch.StatusFd, launch.StatusFd)
-			args = append([]string{"busybox", "sh", "-c", script}, args...)
-		}
-		attr := &syscall.ProcAttr{Env: plan.Env, Files: []uintptr{0, 1, 2, 0, launch.StatusFd}, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}}
-		if plan.Ops[0].Arg != "clone" {
-			attr.Files = attr.Files[:3]
-		}
-		pid, err := syscall.ForkExec(exe, args, attr)
-		if err != nil {
-			os.Exit(93)
-		}
-		report(launch.Status{Kind: launch.StatusChild, Pid: pid})
+		report(launch.Status{Kind: launch.StatusChild, Pid: fakeClone(exe, plan)})
 		os.Exit(0)
 	case "clone, unnamed": // it was killed before it could say so
 		attr := &syscall.ProcAttr{Env: plan.Env, Files: []uintptr{0, 1, 2, 0, launch.StatusFd}, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}}
@@ -128,6 +115,21 @@ func fakeInit() {
 	report(launch.Status{Kind: launch.StatusExecNext})
 	unix.Exec(exe, plan.Args, plan.Env)
 	os.Exit(95)
+}
+
+// fakeClone starts the workload as a sibling, and gives its pid.
+func fakeClone(exe string, plan *launch.Plan) int {
+	args, files := plan.Args, []uintptr{0, 1, 2}
+	if plan.Ops[0].Arg == "clone" { // its last word before the workload is its own
+		script := fmt.Sprintf(`printf '%s' >&%d || exit 1; exec %d>&-; exec /bin/busybox "$@"`, execNext(), launch.StatusFd, launch.StatusFd)
+		args, files = append([]string{"busybox", "sh", "-c", script}, args...), append(files, 0, launch.StatusFd)
+	}
+	attr := &syscall.ProcAttr{Env: plan.Env, Files: files, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}}
+	pid, err := syscall.ForkExec(exe, args, attr)
+	if err != nil {
+		os.Exit(93)
+	}
+	return pid
 }
 
 // execNext is the message as printf(1) writes it.
