@@ -87,6 +87,8 @@ func (m *containerManager) stopContainer(ctx context.Context, c *container, time
 		case <-c.exited:
 			return nil
 		case <-timer.C:
+		case <-m.leaving:
+			return kindf(ErrUnavailable, "stop container %s: podwright is restarting; the container has its stop signal", c.id)
 		case <-ctx.Done():
 			m.stopLater(context.WithoutCancel(ctx), c, deadline)
 			return kindf(ErrTimeout, "stop container %s: it has until %s to end, and is killed then: %w", c.id, deadline.Format(time.TimeOnly), ctx.Err())

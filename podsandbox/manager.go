@@ -92,6 +92,7 @@ type core struct {
 	ops       operations
 	clock     clock
 	recovered chan struct{} // closed once Start has recovered every record
+	leaving   chan struct{} // closed by Leave
 }
 
 // sandboxManager has the verbs of sandboxes; it stops and removes their containers.
@@ -119,7 +120,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Seccomp == nil || cfg.Network == nil || cfg.Images == nil || cfg.BootID == "" || cfg.CgroupParent == "" {
 		return nil, errors.New("podsandbox: a required part of the configuration is missing")
 	}
-	shared := &core{cfg: cfg, recovered: make(chan struct{})}
+	shared := &core{cfg: cfg, recovered: make(chan struct{}), leaving: make(chan struct{})}
 	containers := &containerManager{core: shared}
 	m := &Manager{
 		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},
@@ -160,6 +161,10 @@ func (m *core) SandboxIDs() []string {
 
 // Operations lists the creates under way, oldest first.
 func (m *core) Operations() []*Operation { return m.ops.list() }
+
+// Leave ends the stops that wait for a container's own end, which may take hours: their callers ask the next daemon. It
+// is called once, before Shutdown.
+func (m *core) Leave() { close(m.leaving) }
 
 // Shutdown waits for running creates and exits to be recorded. Containers keep running.
 func (m *Manager) Shutdown(ctx context.Context) error {

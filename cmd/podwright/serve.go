@@ -95,6 +95,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 func stopServing(server *grpc.Server, services *services) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
+	services.manager.Leave()
 	stopped := make(chan struct{})
 	// Owner: this call; ends with the last RPC, or when Stop below cuts them.
 	go func() {
