@@ -56,7 +56,7 @@ const (
 // hold gives the anchor duplicates of all the child's descriptors. Right after the start, and so before init says
 // anything: a child that the anchor holds and that has no file yet is ended by the next keeper, which reads on from
 // the status socket what else there is to end.
-func (k *keeper) hold(c *child) {
+func (k children) hold(c *child) {
 	m := &wire.Message{Op: wire.OpHold, ID: c.ID, Process: &wire.Process{PID: c.Process.PID}}
 	fds := []int{}
 	add := func(role wire.Role, fd int) {
@@ -78,7 +78,7 @@ func (k *keeper) hold(c *child) {
 	k.tellAnchor(m, fds...)
 }
 
-func (k *keeper) watchPidfd(c *child, pidfd int) {
+func (k children) watchPidfd(c *child, pidfd int) {
 	if err := k.watch(pidfd, unix.EPOLLIN, func() { k.pidfdReady(c, pidfd) }); err != nil {
 		k.log.Error("Exit is not watched", "containerID", c.ID, "err", err)
 		k.after(time.Second, func() { k.watchPidfd(c, pidfd) })
@@ -86,14 +86,14 @@ func (k *keeper) watchPidfd(c *child, pidfd int) {
 }
 
 // pidfdReady handles the end of the child, or of the init that cloned it.
-func (k *keeper) pidfdReady(c *child, pidfd int) {
+func (k children) pidfdReady(c *child, pidfd int) {
 	if c.launching != nil && c.state == starting {
 		if !readable(pidfd) {
 			return
 		}
-		k.readStatus(c) // its last words; it may have named its clone
+		k.launches().readStatus(c) // its last words; it may have named its clone
 		if l := c.launching; l == nil || l.launcher != pidfd {
-			k.resolve(c)
+			k.launches().resolve(c)
 		}
 	}
 	if l := c.launching; l != nil && l.launcher == pidfd {
@@ -110,7 +110,7 @@ func (k *keeper) pidfdReady(c *child, pidfd int) {
 		k.reap(c)
 		if l := c.launching; l != nil {
 			if l.exit = exit; l.launcher < 0 {
-				k.failed(c)
+				k.launches().failed(c)
 			}
 		}
 	case c.state == running:
@@ -119,7 +119,7 @@ func (k *keeper) pidfdReady(c *child, pidfd int) {
 	k.reapOrphans()
 }
 
-func (k *keeper) launcherReady(c *child, pidfd int) {
+func (k children) launcherReady(c *child, pidfd int) {
 	if !readable(pidfd) {
 		return
 	}
@@ -130,14 +130,14 @@ func (k *keeper) launcherReady(c *child, pidfd int) {
 	switch {
 	case c.state == starting: // the clone goes on alone, and its end of the socket too
 	case c.state != failing:
-		k.landed(c)
+		k.launches().landed(c)
 	case c.pidfd < 0:
-		k.failed(c)
+		k.launches().failed(c)
 	}
 }
 
 // ended records the exit, lets the process go, and tells of it once its output is written.
-func (k *keeper) ended(c *child, exit wire.Exit) {
+func (k children) ended(c *child, exit wire.Exit) {
 	if err := anchor.RecordExit(c.ID, exit); err != nil {
 		if !c.warned {
 			k.log.Error("Exit was not recorded, the child stays a zombie", "containerID", c.ID, "pid", c.Process.PID, "err", err)
@@ -156,7 +156,7 @@ func (k *keeper) ended(c *child, exit wire.Exit) {
 	k.drain(c)
 }
 
-func (k *keeper) drain(c *child) {
+func (k children) drain(c *child) {
 	if c.state = draining; c.out == nil {
 		k.announce(c)
 		return
@@ -167,24 +167,24 @@ func (k *keeper) drain(c *child) {
 }
 
 // announce makes the exit known. It is called once too often when draining took its whole grace.
-func (k *keeper) announce(c *child) {
+func (k children) announce(c *child) {
 	if c.state != draining {
 		return
 	}
 	c.state = exited
 	for client := range k.conns {
 		if client.greeted {
-			k.send(client, &wire.Message{Op: wire.OpExit, ID: c.ID, Exit: c.Exit})
+			k.clients().send(client, &wire.Message{Op: wire.OpExit, ID: c.ID, Exit: c.Exit})
 		}
 	}
 	if c.gone {
 		k.forget(c)
 	}
 	k.whenQuiet()
-	k.endUnreachable()
+	k.clients().endUnreachable()
 }
 
-func (k *keeper) reap(c *child) {
+func (k children) reap(c *child) {
 	if c.parent == parentSelf {
 		anchor.Reap(unix.P_PIDFD, c.pidfd)
 	}
@@ -194,7 +194,7 @@ func (k *keeper) reap(c *child) {
 }
 
 // forget drops every trace of a child whose processes have ended.
-func (k *keeper) forget(c *child) {
+func (k children) forget(c *child) {
 	if c.out != nil || c.Exit == nil { // else it was told already
 		k.tellLater(&wire.Message{Op: wire.OpDrop, ID: c.ID})
 	}
@@ -208,9 +208,9 @@ func (k *keeper) forget(c *child) {
 	delete(k.table, c.ID)
 }
 
-func (k *keeper) unlinkExit(id string) { unix.Unlinkat(wire.RunDirFd, wire.ExitsDir+"/"+id, 0) }
+func (k children) unlinkExit(id string) { unix.Unlinkat(wire.RunDirFd, wire.ExitsDir+"/"+id, 0) }
 
-func (k *keeper) closeStdin(c *child) {
+func (k children) closeStdin(c *child) {
 	if c.stdinWrite >= 0 {
 		unix.Close(c.stdinWrite)
 		c.stdinWrite = -1
@@ -219,7 +219,7 @@ func (k *keeper) closeStdin(c *child) {
 }
 
 // exitOf asks whoever knows how the process ended; not ended also means: not known yet, asked again soon.
-func (k *keeper) exitOf(c *child) (exit wire.Exit, ended bool) {
+func (k children) exitOf(c *child) (exit wire.Exit, ended bool) {
 	if _, exit, ended = anchor.Peek(unix.P_PIDFD, c.pidfd); ended {
 		return exit, true
 	}
@@ -252,7 +252,7 @@ func readable(fd int) bool {
 }
 
 // later looks at a child again that has ended and can't be let go now: its pidfd stays ready and would spin the loop.
-func (k *keeper) later(c *child, d time.Duration) {
+func (k children) later(c *child, d time.Duration) {
 	pidfd := c.pidfd
 	k.unwatch(pidfd)
 	k.after(d, func() {

@@ -23,7 +23,7 @@ type conn struct {
 
 const maxQueuedBytes = 8 << 20
 
-func (k *keeper) accept() {
+func (k clients) accept() {
 	fd, _, err := unix.Accept4(wire.ListenerFd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 	if err != nil {
 		if err != unix.EAGAIN && err != unix.EINTR && err != unix.ECONNABORTED {
@@ -40,14 +40,14 @@ func (k *keeper) accept() {
 	k.addConn(fd)
 }
 
-func (k *keeper) addConn(fd int) *conn {
+func (k clients) addConn(fd int) *conn {
 	c := &conn{fd: fd}
 	k.conns[c] = struct{}{}
 	k.watchConn(c, 0)
 	return c
 }
 
-func (k *keeper) dropConn(c *conn) {
+func (k clients) dropConn(c *conn) {
 	if c.fd >= 0 {
 		k.unwatch(c.fd)
 		unix.Close(c.fd)
@@ -60,7 +60,7 @@ func (k *keeper) dropConn(c *conn) {
 
 // endUnreachable ends a keeper that nobody can reach any more, its run directory having been removed, once nothing
 // runs that it would have to watch.
-func (k *keeper) endUnreachable() {
+func (k clients) endUnreachable() {
 	var st unix.Stat_t
 	if len(k.conns) > 0 || k.inFlight > 0 || unix.Fstat(wire.RunDirFd, &st) != nil || st.Nlink > 0 {
 		return
@@ -76,12 +76,12 @@ func (k *keeper) endUnreachable() {
 }
 
 // serveConn handles one packet, and writes what is queued.
-func (k *keeper) serveConn(c *conn) {
+func (k clients) serveConn(c *conn) {
 	if c.fd < 0 {
 		return
 	}
 	k.flush(c)
-	if c.fd < 0 || k.paused() {
+	if c.fd < 0 || k.upgrades().paused() {
 		return
 	}
 	m, fds, err := c.inbox.Receive(c.fd, &k.scratch, unix.MSG_DONTWAIT)
@@ -100,7 +100,7 @@ func (k *keeper) serveConn(c *conn) {
 }
 
 // send queues a message for a client; without room for one with descriptors, which can't wait, it is dropped.
-func (k *keeper) send(c *conn, m *wire.Message, fds ...int) {
+func (k clients) send(c *conn, m *wire.Message, fds ...int) {
 	if c == nil || c.fd < 0 {
 		return
 	}
@@ -120,7 +120,7 @@ func (k *keeper) send(c *conn, m *wire.Message, fds ...int) {
 	}
 }
 
-func (k *keeper) flush(c *conn) {
+func (k clients) flush(c *conn) {
 	for len(c.out) > 0 {
 		err := c.out[0].Send(c.fd, unix.MSG_DONTWAIT)
 		if err == unix.EAGAIN {
@@ -139,8 +139,8 @@ func (k *keeper) flush(c *conn) {
 	}
 }
 
-func (k *keeper) watchConn(c *conn, more uint32) {
-	if c.armed = more != 0; !k.paused() {
+func (k clients) watchConn(c *conn, more uint32) {
+	if c.armed = more != 0; !k.upgrades().paused() {
 		more |= unix.EPOLLIN
 	}
 	if err := k.watch(c.fd, more, func() { k.serveConn(c) }); err != nil {
@@ -150,7 +150,7 @@ func (k *keeper) watchConn(c *conn, more uint32) {
 }
 
 // handle answers a request, at once but for a launch and an upgrade.
-func (k *keeper) handle(c *conn, m *wire.Message, d *descriptors) {
+func (k clients) handle(c *conn, m *wire.Message, d *descriptors) {
 	answer := &wire.Message{Seq: m.Seq, Op: m.Op, ID: m.ID}
 	var err error
 	switch m.Op {
@@ -160,10 +160,10 @@ func (k *keeper) handle(c *conn, m *wire.Message, d *descriptors) {
 	case wire.OpList:
 		answer.Children = k.list()
 	case wire.OpShutdown:
-		k.shutdown(c, answer)
+		k.upgrades().shutdown(c, answer)
 		return
 	case wire.OpUpgrade:
-		if err = k.beginUpgrade(c, m.Seq, d); err == nil {
+		if err = k.upgrades().beginUpgrade(c, m.Seq, d); err == nil {
 			return
 		}
 	default:
@@ -180,17 +180,17 @@ func (k *keeper) handle(c *conn, m *wire.Message, d *descriptors) {
 	k.send(c, answer)
 }
 
-func (k *keeper) handleChild(c *conn, m *wire.Message, d *descriptors, answer *wire.Message) (err error) {
+func (k clients) handleChild(c *conn, m *wire.Message, d *descriptors, answer *wire.Message) (err error) {
 	switch m.Op {
 	case wire.OpLaunch:
-		return k.launch(c, m, d)
+		return k.launches().launch(c, m, d)
 	case wire.OpAdopt:
-		answer.Process, err = k.adopt(m, d)
+		answer.Process, err = k.takeover().adopt(m, d)
 		return err
 	}
 	ch := k.table[m.ID]
 	if ch == nil && m.Op == wire.OpForget {
-		k.unlinkExit(m.ID)
+		k.children().unlinkExit(m.ID)
 		return nil
 	}
 	if ch == nil && m.Op == wire.OpExit && anchor.Read(wire.ExitsDir+"/"+m.ID, &answer.Exit) == nil {
@@ -207,7 +207,7 @@ func (k *keeper) handleChild(c *conn, m *wire.Message, d *descriptors, answer *w
 			answer.Exit = ch.Exit
 		}
 	case wire.OpCloseStdin:
-		k.closeStdin(ch)
+		k.children().closeStdin(ch)
 	case wire.OpReopenLog:
 		return k.reopenLog(ch, d)
 	case wire.OpForget:
@@ -219,7 +219,7 @@ func (k *keeper) handleChild(c *conn, m *wire.Message, d *descriptors, answer *w
 }
 
 // signal goes through the pidfd: a pid may be another's by now.
-func (k *keeper) signal(c *child, m *wire.Message) error {
+func (k clients) signal(c *child, m *wire.Message) error {
 	if c.pidfd < 0 {
 		return &wire.Error{Code: wire.CodeState, Text: "child " + c.ID + " has exited"}
 	}
@@ -243,7 +243,7 @@ func (k *keeper) signal(c *child, m *wire.Message) error {
 
 // reopenLog is answered before the logs loop has taken the file: everything read from then on goes there, and the
 // answer may not wait for a disk.
-func (k *keeper) reopenLog(c *child, d *descriptors) error {
+func (k clients) reopenLog(c *child, d *descriptors) error {
 	fd := d.get(wire.RoleLog)
 	if fd < 0 || c.out == nil {
 		return &wire.Error{Code: wire.CodeState, Text: "child " + c.ID + " has no log that could be reopened"}
@@ -254,10 +254,10 @@ func (k *keeper) reopenLog(c *child, d *descriptors) error {
 	return nil
 }
 
-func (k *keeper) forgetOrKill(c *child, kill bool) error {
+func (k clients) forgetOrKill(c *child, kill bool) error {
 	switch {
 	case c.state == exited:
-		k.forget(c)
+		k.children().forget(c)
 	case !kill:
 		return &wire.Error{Code: wire.CodeState, Text: "child " + c.ID + " has not exited"}
 	default:
@@ -272,7 +272,7 @@ func (k *keeper) forgetOrKill(c *child, kill bool) error {
 	return nil
 }
 
-func (k *keeper) list() []wire.Child {
+func (k clients) list() []wire.Child {
 	children := make([]wire.Child, 0, len(k.table))
 	for _, c := range k.table {
 		if c.state == starting || c.state == failing {

@@ -122,7 +122,7 @@ func runKeeper(log *slog.Logger, build string, state int) error {
 		logs:  &logs{loop: writing, log: log, buffers: crilog.NewBuffers(), outputs: map[string]*output{}},
 		table: map[string]*child{}, conns: map[*conn]struct{}{},
 	}
-	if err := k.recover(state >= 0); err != nil {
+	if err := k.takeover().recover(state >= 0); err != nil {
 		return fmt.Errorf("take over: %w", err)
 	}
 	if err := k.serve(state); err != nil {
@@ -143,9 +143,9 @@ func (k *keeper) serve(state int) error {
 		return fmt.Errorf("watch the anchor: %w", err)
 	}
 	if state >= 0 {
-		k.resumeConns(state)
+		k.upgrades().resumeConns(state)
 	}
-	if err := k.watch(wire.ListenerFd, unix.EPOLLIN, k.accept); err != nil {
+	if err := k.watch(wire.ListenerFd, unix.EPOLLIN, k.clients().accept); err != nil {
 		return fmt.Errorf("watch the listener: %w", err)
 	}
 	return nil
@@ -189,7 +189,7 @@ func (k *keeper) hearAnchor() {
 	k.log.Error("Anchor died, becoming one")
 	k.unwatch(wire.PeerFd)
 	k.anchorLost = true
-	k.pause()
+	k.upgrades().pause()
 	k.whenQuiet()
 }
 
@@ -225,8 +225,8 @@ func (k *keeper) whenQuiet() {
 		}
 	}
 	if k.anchorLost {
-		k.becomeAnchor()
+		k.upgrades().becomeAnchor()
 	} else {
-		k.checkUpgrade()
+		k.upgrades().checkUpgrade()
 	}
 }

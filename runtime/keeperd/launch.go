@@ -57,7 +57,7 @@ func (d *descriptors) take(role wire.Role) int {
 func (d *descriptors) close() { wire.CloseAll(d.fds) }
 
 // launch starts init for a request; the answer is given by resolve.
-func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
+func (k launches) launch(c *conn, m *wire.Message, d *descriptors) error {
 	if m.Launch == nil || d.get(wire.RolePlan) < 0 {
 		return fmt.Errorf("launch without a plan: %w", wire.ErrMalformed)
 	}
@@ -82,7 +82,7 @@ func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
 	if m.Launch.NewPID {
 		command.Flags = unix.CLONE_NEWPID
 	}
-	k.unlinkExit(m.ID) // of a keeper before, whom nobody asked
+	k.children().unlinkExit(m.ID) // of a keeper before, whom nobody asked
 	pid, pidfd, err := k.start(command)
 	unix.Close(ends[1])
 	if err != nil {
@@ -97,14 +97,14 @@ func (k *keeper) launch(c *conn, m *wire.Message, d *descriptors) error {
 	out.read(d.take(wire.RoleStdoutRead), "stdout", false)
 	out.read(d.take(wire.RoleStderrRead), "stderr", false)
 	ch.out = out
-	k.hold(ch)
+	k.children().hold(ch)
 	k.watchLaunch(ch)
 	return nil
 }
 
-func (k *keeper) watchLaunch(c *child) {
+func (k launches) watchLaunch(c *child) {
 	k.inFlight++
-	k.watchPidfd(c, c.pidfd)
+	k.children().watchPidfd(c, c.pidfd)
 	if err := k.watch(c.launching.status, unix.EPOLLIN, func() { k.readStatus(c) }); err != nil {
 		c.launching.failure = err
 		k.resolve(c)
@@ -112,7 +112,7 @@ func (k *keeper) watchLaunch(c *child) {
 }
 
 // initFds lays out what init finds from descriptor 0 on; the status socket's place is left to the caller.
-func (k *keeper) initFds(m *wire.Message, d *descriptors) ([]int, error) {
+func (k launches) initFds(m *wire.Message, d *descriptors) ([]int, error) {
 	fds := []int{d.get(wire.RoleStdin), d.get(wire.RoleStdout), d.get(wire.RoleStderr), d.get(wire.RolePlan), -1}
 	for i := range 3 {
 		fds[i] = max(fds[i], 0) // descriptor 0 is /dev/null
@@ -141,7 +141,7 @@ func (k *keeper) initFds(m *wire.Message, d *descriptors) ([]int, error) {
 }
 
 // readStatus takes what init has said; end of file is its last word.
-func (k *keeper) readStatus(c *child) {
+func (k launches) readStatus(c *child) {
 	var text [8192]byte
 	creds := unix.CmsgSpace(unix.SizeofUcred)
 	oob := make([]byte, creds+unix.CmsgSpace(4))
@@ -205,7 +205,7 @@ func sender(oob []byte) int {
 
 // checkSender believes init, and of its clone that it is about to execute. The clone is known by that, too: init may
 // have been killed between clone and message, for a launch that was given up or by the container's memory limit.
-func (k *keeper) checkSender(c *child, status launch.Status, from int) error {
+func (k launches) checkSender(c *child, status launch.Status, from int) error {
 	l := c.launching
 	if l.init == 0 {
 		from = 0 // this is what init left in the socket; who is named is known to be nobody else's
@@ -227,7 +227,7 @@ func (k *keeper) checkSender(c *child, status launch.Status, from int) error {
 
 // adoptClone makes the workload that init cloned (CLONE_PARENT) the child, and init its launcher. A child is
 // unreaped until we reap it, so its pid is its own.
-func (k *keeper) adoptClone(c *child, pid int) error {
+func (k launches) adoptClone(c *child, pid int) error {
 	if c.launching.named || k.knows(pid) || !isOurs(pid) {
 		return fmt.Errorf("init named process %d as its clone, which is no new child", pid)
 	}
@@ -237,13 +237,13 @@ func (k *keeper) adoptClone(c *child, pid int) error {
 	}
 	c.launching.named, c.launching.launcher, c.launching.launcherPID = true, c.pidfd, c.Process.PID
 	c.pidfd, c.Process.PID = pidfd, pid
-	k.hold(c)
-	k.watchPidfd(c, pidfd)
+	k.children().hold(c)
+	k.children().watchPidfd(c, pidfd)
 	return nil
 }
 
 // resolve ends a launch at the end of its status socket: after exec-next the workload runs, else nothing may.
-func (k *keeper) resolve(c *child) {
+func (k launches) resolve(c *child) {
 	l := c.launching
 	if l == nil || c.state != starting || l.closed {
 		return
@@ -274,10 +274,10 @@ func (k *keeper) resolve(c *child) {
 	answer := &wire.Message{Seq: l.seq, Op: wire.OpLaunch, ID: c.ID, Process: &c.Process}
 	if console >= 0 {
 		answer.Roles = []wire.Role{wire.RoleConsole}
-		k.send(l.conn, answer, console)
+		k.clients().send(l.conn, answer, console)
 		unix.Close(console)
 	} else {
-		k.send(l.conn, answer)
+		k.clients().send(l.conn, answer)
 	}
 	if l.launcher < 0 {
 		k.landed(c)
@@ -285,7 +285,7 @@ func (k *keeper) resolve(c *child) {
 }
 
 // begin makes the child one that survives us: everything that is needed is in its file and with the anchor.
-func (k *keeper) begin(c *child) error {
+func (k launches) begin(c *child) error {
 	stat, err := readStat(c.Process.PID)
 	if err != nil {
 		return err
@@ -312,14 +312,14 @@ func (k *keeper) begin(c *child) error {
 }
 
 // landed is called when no process of the launch is unknown any more.
-func (k *keeper) landed(c *child) {
+func (k launches) landed(c *child) {
 	c.launching = nil
 	k.inFlight--
 	k.whenQuiet()
 }
 
 // failed answers a launch whose processes have ended, and forgets it.
-func (k *keeper) failed(c *child) {
+func (k launches) failed(c *child) {
 	l := c.launching
 	err := l.failure
 	if err == nil {
@@ -330,7 +330,7 @@ func (k *keeper) failed(c *child) {
 		err = &launch.StepError{Step: end}
 	}
 	k.after(time.Second, k.reapOrphans) // which may take a moment to end
-	k.send(l.conn, &wire.Message{Seq: l.seq, Op: wire.OpLaunch, ID: c.ID, Error: failure(err)})
-	k.forget(c)
+	k.clients().send(l.conn, &wire.Message{Seq: l.seq, Op: wire.OpLaunch, ID: c.ID, Error: failure(err)})
+	k.children().forget(c)
 	k.landed(c)
 }

@@ -87,7 +87,7 @@ func list(dir string) ([]string, error) {
 
 // recover makes the estate the table. It is the one way in, after a crash of the keeper, after that of the anchor, and
 // after an upgrade (resumed: the same process, whose children are still its own).
-func (k *keeper) recover(resumed bool) error {
+func (k takeover) recover(resumed bool) error {
 	if err := wire.Send(wire.PeerFd, &wire.Message{Op: wire.OpHandover}); err != nil {
 		return err
 	}
@@ -127,7 +127,7 @@ const cutShortGrace = 2 * time.Second
 // killStrays ends what the keeper before had started and not yet told the anchor when it died: children of the anchor
 // that still execute init's program. One that goes on to report finds its socket closed and ends by itself; one that
 // hangs in a mount does not.
-func (k *keeper) killStrays(held []*anchor.Held) {
+func (k takeover) killStrays(held []*anchor.Held) {
 	known := map[int]bool{}
 	for _, h := range held {
 		known[h.PID] = true
@@ -154,7 +154,7 @@ func (k *keeper) killStrays(held []*anchor.Held) {
 	}
 }
 
-func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) {
+func (k takeover) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) {
 	d := &descriptors{roles: h.Roles, fds: h.Fds}
 	defer d.close()
 	file.ID = h.ID
@@ -169,12 +169,12 @@ func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) 
 	switch {
 	case h.PID == 0 && d.get(wire.RoleSocket) < 0 && (!recorded || c.Exit == nil): // being forgotten, or a launch that failed, as the keeper died
 		wire.CloseAll([]int{c.pidfd})
-		k.forget(c)
+		k.children().forget(c)
 		return
 	case !recorded: // its launch was never answered, and nobody knows it
 		k.log.Info("Ending a launch that was cut short", "containerID", h.ID, "pid", h.PID)
 		c.launching = &launching{status: d.take(wire.RoleSocket), init: h.PID, launcher: -1, failure: errCutShort}
-		k.watchLaunch(c)
+		k.launches().watchLaunch(c)
 		// An init that lives may yet name a clone of its own; only one that hangs is killed before its last word.
 		k.after(cutShortGrace, func() {
 			if c.state == starting {
@@ -186,18 +186,18 @@ func (k *keeper) inherit(h *anchor.Held, file wire.Child, recorded, clean bool) 
 		k.beginOutput(c, clean)
 		wire.CloseAll([]int{c.pidfd})
 		c.pidfd = -1
-		k.drain(c)
+		k.children().drain(c)
 		return
 	default:
 		c.Exit = nil // read again when its reaper is done
 		k.beginOutput(c, clean)
 		c.state = running
 	}
-	k.watchPidfd(c, c.pidfd)
+	k.children().watchPidfd(c, c.pidfd)
 }
 
 // newInherited makes a child out of descriptors. Whose child it is the kernel tells.
-func (k *keeper) newInherited(file wire.Child, d *descriptors) *child {
+func (k takeover) newInherited(file wire.Child, d *descriptors) *child {
 	c := &child{Child: file, state: starting, parent: parentNone, pidfd: d.take(wire.RolePidfd), console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
 	if stat, err := readStat(file.Process.PID); err == nil {
 		switch stat.parent {
@@ -220,7 +220,7 @@ func (k *keeper) newInherited(file wire.Child, d *descriptors) *child {
 	return c
 }
 
-func (k *keeper) beginOutput(c *child, clean bool) {
+func (k takeover) beginOutput(c *child, clean bool) {
 	if out := c.out; out != nil {
 		k.logs.post(func() {
 			if !clean {
@@ -233,7 +233,7 @@ func (k *keeper) beginOutput(c *child, clean bool) {
 
 // adopt takes over a process that neither keeper nor anchor is the parent of: both died at once, and the daemon knows
 // it by pid and start time. Its pipes' read ends come anew.
-func (k *keeper) adopt(m *wire.Message, d *descriptors) (*wire.Process, error) {
+func (k takeover) adopt(m *wire.Message, d *descriptors) (*wire.Process, error) {
 	if m.Child == nil || m.Child.Process.PID <= 0 {
 		return nil, fmt.Errorf("adopt without a process: %w", wire.ErrMalformed)
 	}
@@ -268,8 +268,8 @@ func (k *keeper) adopt(m *wire.Message, d *descriptors) (*wire.Process, error) {
 	}
 	c.state = running
 	k.table[m.ID] = c
-	k.hold(c)
+	k.children().hold(c)
 	k.beginOutput(c, false)
-	k.watchPidfd(c, c.pidfd)
+	k.children().watchPidfd(c, c.pidfd)
 	return &c.Process, nil
 }

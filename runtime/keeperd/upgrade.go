@@ -28,7 +28,7 @@ type upgrade struct {
 
 const upgradeTimeout = 15 * time.Second
 
-func (k *keeper) beginUpgrade(c *conn, seq uint64, d *descriptors) error {
+func (k upgrades) beginUpgrade(c *conn, seq uint64, d *descriptors) error {
 	if k.upgrade != nil || k.anchorLost {
 		return &wire.Error{Code: wire.CodeState, Text: "keeper is being replaced already"}
 	}
@@ -49,18 +49,18 @@ func (k *keeper) beginUpgrade(c *conn, seq uint64, d *descriptors) error {
 }
 
 // endUpgrade goes on as before.
-func (k *keeper) endUpgrade(err error) {
+func (k upgrades) endUpgrade(err error) {
 	u := k.upgrade
 	k.upgrade = nil
 	u.cancelled.Store(true)
 	wire.CloseAll([]int{u.binary, u.init})
 	k.log.Error("Upgrade was not done", "err", err)
 	k.unpause()
-	k.send(u.conn, &wire.Message{Seq: u.seq, Op: wire.OpUpgrade, Error: failure(err)})
+	k.clients().send(u.conn, &wire.Message{Seq: u.seq, Op: wire.OpUpgrade, Error: failure(err)})
 }
 
 // checkUpgrade runs the new program over what it would take over.
-func (k *keeper) checkUpgrade() {
+func (k upgrades) checkUpgrade() {
 	u := k.upgrade
 	if u.checking {
 		return
@@ -124,7 +124,7 @@ type succession struct {
 }
 
 // upgradeNow executes the new program; the logs loop has stopped.
-func (k *keeper) upgradeNow() {
+func (k upgrades) upgradeNow() {
 	u := k.upgrade
 	if u == nil { // cancelled between the two loops
 		go k.logs.run() // as in runKeeper
@@ -136,7 +136,7 @@ func (k *keeper) upgradeNow() {
 	s := succession{Answer: -1, Seq: u.seq}
 	for c := range k.conns {
 		if c.inbox.Partial() || len(c.out) > 0 || !c.greeted {
-			k.dropConn(c) // in the middle of a message, which can't be handed on; it comes again
+			k.clients().dropConn(c) // in the middle of a message, which can't be handed on; it comes again
 			continue
 		}
 		s.Conns = append(s.Conns, c.fd)
@@ -149,7 +149,7 @@ func (k *keeper) upgradeNow() {
 	k.endUpgrade(err)
 }
 
-func (k *keeper) resumeConns(state int) {
+func (k upgrades) resumeConns(state int) {
 	text, err := anchor.ReadAll(state)
 	unix.Close(state)
 	var s succession
@@ -162,18 +162,18 @@ func (k *keeper) resumeConns(state int) {
 	}
 	for _, fd := range s.Conns {
 		unix.CloseOnExec(fd)
-		c := k.addConn(fd)
+		c := k.clients().addConn(fd)
 		c.greeted = true
 		if fd == s.Answer {
 			hello := &wire.Hello{KeeperPID: unix.Getpid(), AnchorPID: unix.Getppid(), Build: k.build}
-			k.send(c, &wire.Message{Seq: s.Seq, Op: wire.OpUpgrade, Hello: hello})
+			k.clients().send(c, &wire.Message{Seq: s.Seq, Op: wire.OpUpgrade, Hello: hello})
 		}
 	}
 }
 
 // becomeAnchor: the parent that would take over our children is gone. Becoming one ourselves, with a new keeper as
 // child, restores every promise: our children are then the anchor's. Clients come again.
-func (k *keeper) becomeAnchor() {
+func (k upgrades) becomeAnchor() {
 	if !k.replaced {
 		k.replaced = true
 		k.logs.post(func() {
@@ -184,7 +184,7 @@ func (k *keeper) becomeAnchor() {
 	}
 }
 
-func (k *keeper) executeAnchor() {
+func (k upgrades) executeAnchor() {
 	state, keep := []*anchor.Held{}, []int{}
 	for _, c := range k.table {
 		h := &anchor.Held{ID: c.ID}
@@ -251,37 +251,37 @@ func execute(role string, state any, keep []int) error {
 }
 
 // paused: an upgrade or a new anchor is on its way.
-func (k *keeper) paused() bool { return k.upgrade != nil || k.anchorLost }
+func (k upgrades) paused() bool { return k.upgrade != nil || k.anchorLost }
 
 // pause stops reading from clients; their requests wait in the sockets.
-func (k *keeper) pause() {
+func (k upgrades) pause() {
 	k.unwatch(wire.ListenerFd)
 	for c := range k.conns {
 		k.unwatch(c.fd)
 	}
 }
 
-func (k *keeper) unpause() {
-	if err := k.watch(wire.ListenerFd, unix.EPOLLIN, k.accept); err != nil {
+func (k upgrades) unpause() {
+	if err := k.watch(wire.ListenerFd, unix.EPOLLIN, k.clients().accept); err != nil {
 		k.log.Error("Clients are not accepted", "err", err)
 	}
 	for c := range k.conns {
-		k.watchConn(c, unix.EPOLLOUT)
+		k.clients().watchConn(c, unix.EPOLLOUT)
 	}
 }
 
 // shutdown ends keeper and anchor where nothing runs.
-func (k *keeper) shutdown(c *conn, answer *wire.Message) {
+func (k upgrades) shutdown(c *conn, answer *wire.Message) {
 	if len(k.table) == 0 && k.inFlight > 0 { // an init that cloned its workload is about to end
 		k.after(20*time.Millisecond, func() { k.shutdown(c, answer) })
 		return
 	}
 	if len(k.table) > 0 {
 		answer.Error = &wire.Error{Code: wire.CodeState, Text: fmt.Sprintf("keeper has %d children", len(k.table))}
-		k.send(c, answer)
+		k.clients().send(c, answer)
 		return
 	}
 	k.tellAnchor(&wire.Message{Op: wire.OpQuit})
-	k.send(c, answer)
+	k.clients().send(c, answer)
 	k.stop()
 }
