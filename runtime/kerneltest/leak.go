@@ -78,6 +78,10 @@ func (s Scope) Settled(t testing.TB, before Snapshot, patience time.Duration) bo
 			return true
 		}
 		if time.Now().After(deadline) {
+			const most = 40
+			if n := len(diff); n > most {
+				diff = append(diff[:most], fmt.Sprintf("and %d more", n-most))
+			}
 			t.Errorf("the node is not as it was, after %s:\n%s", patience, strings.Join(diff, "\n"))
 			return false
 		}
