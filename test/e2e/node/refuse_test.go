@@ -286,7 +286,7 @@ func TestImageConfigsOfThousandsAreNotPulledB49(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = n.images.PullImage(ctx(t), &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: name}})
-	wantError(t, err, codes.Unknown, name, "Env")
+	wantError(t, err, codes.InvalidArgument, name, "Env")
 	if s, err := n.images.ImageStatus(ctx(t), &criv1.ImageStatusRequest{Image: &criv1.ImageSpec{Image: name}}); err != nil || s.GetImage() != nil {
 		t.Errorf("image after the refusal: got %v, %v, want none", s, err)
 	}
