@@ -18,8 +18,11 @@ import (
 const exitDeadline = 30 * time.Second
 
 // OnExit is for the keeper's client to call for every process that ended, once or more often. It never blocks.
-// Exits that come before recovery is done wait for it.
+// Exits that come before recovery is done wait for it, but for those that recovery itself waits for: of processes it ends.
 func (m *Manager) OnExit(id string, exit wire.Exit) {
+	if m.answerWaiter(id, exit) {
+		return
+	}
 	m.exits.Add(1)
 	// Owner: Manager; ends by exitDeadline after recovery; Shutdown waits for it.
 	go func() {
@@ -31,12 +34,20 @@ func (m *Manager) OnExit(id string, exit wire.Exit) {
 	}()
 }
 
-func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
-	if waiter, ok := m.waiters.Load(id); ok {
+// answerWaiter hands an exit to whoever waits for it.
+func (m *Manager) answerWaiter(id string, exit wire.Exit) bool {
+	waiter, ok := m.waiters.Load(id)
+	if ok {
 		select {
 		case waiter.(chan wire.Exit) <- exit:
 		default: // it has its answer
 		}
+	}
+	return ok
+}
+
+func (m *Manager) handleExit(ctx context.Context, id string, exit wire.Exit) {
+	if m.answerWaiter(id, exit) {
 		return
 	}
 	if c, err := m.containers.find("container", id); err == nil && c.id == id {
