@@ -191,21 +191,44 @@ func (n *node) end() error {
 
 // removeOwnGroups removes the group of the keeper and the one above it.
 func (n *node) removeOwnGroups() error {
+	// The last one is shared with other nodes.
+	return errors.Join(n.removeGroups(n.group+"/keeper"), n.removeGroups(n.group), ignoreBusy(n.removeGroups(filepath.Dir(n.group))))
+}
+
+func ignoreBusy(err error) error {
+	if errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
+}
+
+// removeGroups removes one group and those directly below it from every hierarchy.
+func (n *node) removeGroups(group string) error {
 	var errs []error
-	for _, group := range []string{n.group + "/keeper", n.group, filepath.Dir(n.group)} {
-		dirs, err := filepath.Glob("/sys/fs/cgroup/*" + group)
+	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		dirs, err := filepath.Glob(top + group)
 		if err != nil {
 			return err
 		}
-		for _, dir := range append(dirs, "/sys/fs/cgroup"+group) {
-			// EBUSY: the last one has another node's groups in it. ENOENT: one hierarchy may be there by two names.
-			err := os.Remove(dir)
-			if err != nil && !errors.Is(err, os.ErrNotExist) && !(errors.Is(err, unix.EBUSY) && group == filepath.Dir(n.group)) {
-				errs = append(errs, err)
+		for _, dir := range dirs {
+			entries, err := os.ReadDir(dir)
+			for _, entry := range entries {
+				if entry.IsDir() {
+					errs = append(errs, ignoreAbsent(os.Remove(filepath.Join(dir, entry.Name()))))
+				}
 			}
+			errs = append(errs, ignoreAbsent(err), ignoreAbsent(os.Remove(dir)))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// ignoreAbsent: one hierarchy may be there by two names.
+func ignoreAbsent(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func (n *node) logTail() string { return n.logSince(0) }
@@ -365,5 +388,5 @@ func endShared() error {
 			return nil
 		}
 	}
-	return errors.New("the machine is not as it was:\n" + strings.Join(diff, "\n"))
+	return errors.New("the machine is not as it was:\n" + strings.Join(diff[:min(len(diff), 40)], "\n"))
 }
