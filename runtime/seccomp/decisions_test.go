@@ -188,7 +188,7 @@ var interesting = []struct {
 	note string
 }{
 	{"read", nil, ""}, {"clock_gettime", nil, ""}, {"setxattrat", nil, "newer than libseccomp 2.5"}, {"mseal", nil, "newer than libseccomp 2.5"},
-	{"uretprobe", nil, ""}, {"statmount", nil, ""},
+	{"statmount", nil, ""},
 	{"keyctl", nil, ""}, {"add_key", nil, ""}, {"request_key", nil, ""},
 	{"io_uring_setup", nil, ""}, {"io_uring_enter", nil, ""}, {"io_uring_register", nil, ""}, {"userfaultfd", nil, ""},
 	{"bpf", nil, ""}, {"perf_event_open", nil, ""}, {"syslog", nil, ""},
