@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -117,8 +118,7 @@ func (n *node) serve() error {
 	n.ended = ended
 	// Owner: node; ends with the daemon; halt reads the answer.
 	go func(cmd *exec.Cmd) { ended <- cmd.Wait() }(n.daemon)
-	if n.conn, err = grpc.NewClient("unix://"+n.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20))); err != nil {
+	if n.conn, err = dial(n.socket()); err != nil {
 		return err
 	}
 	n.RuntimeServiceClient, n.images = criv1.NewRuntimeServiceClient(n.conn), criv1.NewImageServiceClient(n.conn)
@@ -141,6 +141,14 @@ func (n *node) serve() error {
 			return fmt.Errorf("the daemon does not answer: %w\n%s", err, n.logTail())
 		}
 	}
+}
+
+// dial gives a connection as the kubelet's, but for its patience: the socket of a daemon that was killed is still there
+// when the next one starts.
+func dial(socket string) (*grpc.ClientConn, error) {
+	soon := backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.5, MaxDelay: 100 * time.Millisecond}
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)), grpc.WithConnectParams(grpc.ConnectParams{Backoff: soon, MinConnectTimeout: time.Second}))
 }
 
 // halt ends the daemon with a signal and waits for its end.
@@ -186,7 +194,15 @@ func (n *node) end() error {
 		}
 	}
 	exec.Command("ip", "link", "delete", n.name).Run() // the bridge; there is none where no pod had a network
-	return errors.Join(err, n.removeOwnGroups())
+	// Keeper and anchor leave their group a moment after they said goodbye.
+	var groupErr error
+	for range 100 {
+		if groupErr = n.removeOwnGroups(); groupErr == nil {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return errors.Join(err, groupErr)
 }
 
 // removeOwnGroups removes the group of the keeper and the one above it.
@@ -351,9 +367,6 @@ func warmNode(o options) (*node, error) {
 	}
 	if _, err := n.images.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: ref}}); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, n.logTail())
-	}
-	if o.conf != nil {
-		return n, nil
 	}
 	resp, err := n.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: &criv1.PodSandboxConfig{
 		Metadata: &criv1.PodSandboxMetadata{Name: "warm", Namespace: "e2e", Uid: "warm"},

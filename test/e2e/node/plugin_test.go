@@ -45,6 +45,9 @@ func pluginNode(t *testing.T) (*node, *plugin) {
 	n := ownNode(t, options{
 		conf: map[string]string{"10-fake.conflist": pluginConf}, plugins: map[string]string{"fake": fmt.Sprintf(pluginScript, p.dir)},
 	})
+	if err := os.Remove(filepath.Join(p.dir, "calls")); err != nil { // of the pod that every node has first
+		t.Fatal(err)
+	}
 	return n, p
 }
 
