@@ -53,6 +53,10 @@ func (m *containerManager) StartContainer(ctx context.Context, id string) error 
 }
 
 func (m *containerManager) startContainer(ctx context.Context, c *container) error {
+	// A Remove may have had the lock before: recording anything now would bring the container back (B17).
+	if now, err := m.containers.find("container", c.id); err != nil || now != c {
+		return kindf(ErrNotFound, "start container %s: it was removed meanwhile", c.id)
+	}
 	rec := c.record()
 	if rec.Phase != record.ContainerCreated {
 		return kindf(ErrPrecondition, "start container %s: it is %s, not created", c.id, rec.Phase)
