@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/podsandbox"
@@ -39,19 +36,11 @@ func keeperCommand() *cobra.Command {
 
 // withKeeper connects to a keeper that runs; it starts none.
 func withKeeper(cmd *cobra.Command, cfg config.Config, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
-	dir := filepath.Join(cfg.RunDir, "keeper")
-	// Connect would start a keeper where none answers.
-	probe, err := net.Dial("unixpacket", filepath.Join(dir, wire.SocketName))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
-		return fmt.Errorf("no keeper runs on %s", cfg.RunDir)
-	}
-	if err == nil {
-		probe.Close()
-	}
 	keeperConfig, err := keeperPrograms(cfg)
 	if err != nil {
 		return err
 	}
+	keeperConfig.NoStart = true
 	keeperConfig.OnExit = func(string, wire.Exit) {} // the daemon is told too
 	client, err := keeper.Connect(cmd.Context(), keeperConfig)
 	if err != nil {

@@ -28,6 +28,8 @@ var (
 	ErrExists = errors.New("exists in the keeper")
 	// ErrState: the child is not in the state this needs; a signal to an exited one, for example.
 	ErrState = errors.New("child is in the wrong state")
+	// ErrNone: no keeper runs, and the client is not to start one.
+	ErrNone = errors.New("no keeper runs")
 )
 
 // Config says where the keeper is, and how to start one.
@@ -45,6 +47,8 @@ type Config struct {
 	// OnFresh is called after a reconnection to a keeper that knows none of the children before: keeper and anchor
 	// died at once. It should Adopt what still runs; Connected is false until it returns.
 	OnFresh func()
+	// NoStart: reach a keeper that runs, and start none.
+	NoStart bool
 }
 
 // Client speaks to one keeper, whichever process that is at present.
@@ -180,6 +184,9 @@ func isPermanent(err error) bool {
 // connect makes the session through which requests go, and a keeper where there is none.
 func (c *Client) connect(ctx context.Context) (*session, error) {
 	socket, err := c.dial()
+	if c.config.NoStart && (errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)) {
+		return nil, permanentError{fmt.Errorf("%w on %s", ErrNone, c.config.RunDir)}
+	}
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		if err = c.startPair(); err == nil {
 			c.fresh = true
