@@ -76,8 +76,12 @@ func guard() (code int, err error) {
 		return 1, err
 	}
 	group := fmt.Sprintf("podwright-node-%d", os.Getpid())
+	crictl, err := findCrictl()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "node tests: no crictl:", err)
+	}
 	cmd := again("init")
-	cmd.Env = append(cmd.Env, workVariable+"="+work, groupVariable+"="+group)
+	cmd.Env = append(cmd.Env, workVariable+"="+work, groupVariable+"="+group, crictlVariable+"="+crictl)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
