@@ -99,7 +99,7 @@ func containerStatus(c *container, rec *record.Container) *criv1.ContainerStatus
 		StartedAt: rec.StartedNanos, FinishedAt: rec.FinishedNanos, ExitCode: rec.ExitCode, Image: statusImage(c.config.GetImage()),
 		ImageRef: rec.ImageRef, ImageId: rec.ImageID, Reason: rec.Reason, Message: rec.Message,
 		Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(), Mounts: c.config.GetMounts(), LogPath: rec.LogPath,
-		StopSignal: c.config.GetStopSignal(),
+		StopSignal: spec.SignalValue(rec.StopSignal),
 	}
 	if resources := c.config.GetLinux().GetResources(); resources != nil {
 		status.Resources = &criv1.ContainerResources{Linux: resources}

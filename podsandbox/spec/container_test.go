@@ -110,10 +110,18 @@ func TestStopSignal(t *testing.T) {
 			t.Errorf("%v over %q: got %d, %v, want %d", c.asked, c.image, got, err, c.want)
 		}
 	}
-	known := stopSignals()
 	for value, name := range criv1.Signal_name {
-		if value != 0 && known[criv1.Signal(value)] == 0 {
+		number := stopSignals().numbers[criv1.Signal(value)]
+		if value != 0 && number == 0 {
 			t.Errorf("%s has no number", name)
+		}
+		if back := SignalValue(number); stopSignals().numbers[back] != number {
+			t.Errorf("%s: number %d is reported as %s", name, number, back)
+		}
+	}
+	for number, want := range map[int]criv1.Signal{15: criv1.Signal_SIGNAL_SIGTERM, 37: criv1.Signal_SIGNAL_SIGRTMINPLUS3, 6: criv1.Signal_SIGNAL_SIGABRT, 33: 0} {
+		if got := SignalValue(number); got != want {
+			t.Errorf("signal %d: got %s, want %s", number, got, want)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -128,7 +129,7 @@ func checkImage(image imagev1.ImageConfig) error {
 // StopSignal is the signal that asks the container to end: the request's, else the image's, else SIGTERM (B23).
 func StopSignal(config *criv1.ContainerConfig, image imagev1.ImageConfig) (int, error) {
 	if asked := config.GetStopSignal(); asked != criv1.Signal_SIGNAL_RUNTIME_DEFAULT {
-		if n := stopSignals()[asked]; n != 0 {
+		if n := stopSignals().numbers[asked]; n != 0 {
 			return n, nil
 		}
 		return 0, invalid("stop_signal", asked.String(), "unknown signal")
@@ -177,15 +178,29 @@ func signalNumber(name string) int {
 	return 0
 }
 
-// stopSignals maps the CRI's signals, by the names of their constants.
-func stopSignals() map[criv1.Signal]int {
-	out := make(map[criv1.Signal]int, len(criv1.Signal_name))
+// SignalValue is the CRI's name of a signal's number, for what a status reports; one without a name is RUNTIME_DEFAULT.
+func SignalValue(number int) criv1.Signal { return stopSignals().values[number] }
+
+type signalTable struct {
+	numbers map[criv1.Signal]int
+	values  map[int]criv1.Signal
+}
+
+// stopSignals maps the CRI's signals, by the names of their constants. Of two names for one number (SIGABRT, SIGIOT)
+// the status gives the first.
+var stopSignals = sync.OnceValue(func() signalTable {
+	table := signalTable{numbers: map[criv1.Signal]int{}, values: map[int]criv1.Signal{}}
 	for value, name := range criv1.Signal_name {
 		name, _ = strings.CutPrefix(name, "SIGNAL_SIG")
 		name = strings.Replace(strings.Replace(name, "PLUS", "+", 1), "MINUS", "-", 1)
-		if n := signalNumber(name); n != 0 {
-			out[criv1.Signal(value)] = n
+		n := signalNumber(name)
+		if n == 0 {
+			continue
+		}
+		table.numbers[criv1.Signal(value)] = n
+		if first, ok := table.values[n]; !ok || criv1.Signal(value) < first {
+			table.values[n] = criv1.Signal(value)
 		}
 	}
-	return out
-}
+	return table
+})
