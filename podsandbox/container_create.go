@@ -18,6 +18,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
 )
 
 // CreateContainer records a container and prepares its file system and spec; no process starts. Retries join as in RunSandbox.
@@ -118,6 +119,9 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 	if err != nil {
 		return invalidSpec(err)
 	}
+	if err := checkLimits(m.cfg.Cgroups, ociSpec); err != nil {
+		return err
+	}
 	if _, err := m.compile(c.id, ociSpec); err != nil {
 		return invalidSpec(err)
 	}
@@ -216,6 +220,27 @@ func (m *containerManager) checkMounts(ctx context.Context, config *criv1.Contai
 		tree.File.Close()
 	}
 	return nil
+}
+
+// checkLimits refuses limits that this host cannot have before there is anything to take back, and notes those it
+// accepts and does not enforce.
+func checkLimits(cgroups *cgroup.Manager, ociSpec *specs.Spec) error {
+	notes, err := cgroups.Notes(ociSpec.Linux.Resources)
+	if err != nil {
+		return limitError(fmt.Errorf("linux.resources: %w", err))
+	}
+	for _, note := range notes {
+		spec.AddNotes(ociSpec, note.Field+" is not enforced: "+note.Reason)
+	}
+	return nil
+}
+
+// limitError gives what a control group refuses its kind.
+func limitError(err error) error {
+	if errors.Is(err, cgroup.ErrInvalid) || errors.Is(err, cgroup.ErrNotSupported) {
+		return kindf(ErrInvalid, "%w", err)
+	}
+	return err
 }
 
 // invalidSpec gives the errors of the pure half their kind.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/wire"
 )
@@ -114,12 +115,25 @@ func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *cont
 	defer streams.close()
 	group := c.record().CgroupPath
 	if err := m.cfg.Cgroups.Create(ctx, group, ociSpec.Linux.Resources); err != nil {
-		return wire.Process{}, fmt.Errorf("make cgroup %s: %w", group, err)
+		return wire.Process{}, limitError(err)
 	}
-	return m.launch(ctx, launchRequest{
+	process, err := m.launch(ctx, launchRequest{
 		id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
 		reaper: wire.Process{PID: s.record().ReaperPID, StartTime: s.record().ReaperStartTime},
 	})
+	if err != nil {
+		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)
+	}
+	return process, nil
+}
+
+// tooLittleMemory says it where the kernel killed init at the container's own limit: "killed" alone explains nothing.
+func tooLittleMemory(cgroups *cgroup.Manager, group string, limits *specs.LinuxResources, cause error) error {
+	events, err := cgroups.OOM(group)
+	if err != nil || events.Kills == 0 || limits == nil || limits.Memory == nil || limits.Memory.Limit == nil {
+		return cause
+	}
+	return kindf(ErrInvalid, "linux.resources.memory_limit_in_bytes \"%d\": too little to start in: %w", *limits.Memory.Limit, cause)
 }
 
 // rootSource is the container's overlay. A volatile upper refuses a second mount, so each attempt starts with a work

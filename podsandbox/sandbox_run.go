@@ -113,7 +113,7 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 	}
 	err = m.cfg.Namespaces.Create(ctx, s.id, namespace.Spec{Net: own.Net, IPC: own.IPC, UTS: own.UTS, Hostname: hostname, Sysctls: early})
 	if err != nil {
-		return fmt.Errorf("make namespaces: %w", err)
+		return sysctlError(fmt.Errorf("make namespaces: %w", err))
 	}
 	op.at("write files")
 	if _, err := m.cfg.Files.Create(ctx, s.id, fileSpec(s.config, own)); err != nil {
@@ -127,7 +127,7 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 	}
 	if len(late) > 0 {
 		if err := m.cfg.Namespaces.WriteSysctls(ctx, s.id, late); err != nil {
-			return err
+			return sysctlError(err)
 		}
 	}
 	if own.PID == spec.PIDShared {
@@ -142,6 +142,15 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 		r.IPCPath = ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC))
 		r.UTSPath = ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS))
 	})
+}
+
+// sysctlError gives a setting that the kernel refuses its kind.
+func sysctlError(err error) error {
+	var refused *namespace.SysctlError
+	if errors.As(err, &refused) {
+		return kindf(ErrInvalid, "%w", err)
+	}
+	return err
 }
 
 // attach runs CNI ADD. The record owes a DEL from before the first plugin runs, and keeps the results of those that

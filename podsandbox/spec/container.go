@@ -165,6 +165,9 @@ func setNotes(s *specs.Spec, notes []string) {
 	}
 }
 
+// AddNotes puts what only the host knows to what Container wrote down.
+func AddNotes(s *specs.Spec, notes ...string) { setNotes(s, append(Notes(s), notes...)) }
+
 // Notes gives what Container wrote down as weaker than asked, for the isolation report.
 func Notes(s *specs.Spec) []string {
 	if all := s.Annotations[notesAnnotation]; all != "" {

@@ -279,28 +279,33 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		return s
 	}
 	cases := []struct {
-		name string
-		ctx  context.Context
-		id   string
-		spec Spec
-		want string
+		name    string
+		ctx     context.Context
+		id      string
+		spec    Spec
+		want    string
+		refused bool // by the kernel: a *SysctlError
 	}{
-		{"a bad id", ctx, "../x", all(""), "file name"},
-		{"a long hostname", ctx, "sb1", all(strings.Repeat("a", 65)), "64 bytes"},
-		{"a hostname on the host's UTS namespace", ctx, "sb1", Spec{Net: true, Hostname: "x"}, "UTS namespace is the host's"},
-		{"a sysctl of the host's IPC namespace", ctx, "sb1", Spec{Net: true, Sysctls: map[string]string{"kernel.sem": "1"}}, "ipc namespace is the host's"},
-		{"a sysctl of the node", ctx, "sb1", withSysctl("vm.swappiness", "1"), "not a setting of a sandbox"},
-		{"a sysctl this kernel lacks", ctx, "sb1", withSysctl("net.ipv4.no_such_thing", "1"), "no such setting"},
-		{"a sysctl that is a directory", ctx, "sb1", withSysctl("net.ipv4", "1"), "is a directory"},
-		{"a value the kernel refuses", ctx, "sb1", withSysctl("net.ipv4.ip_local_port_range", "70000 1"), "invalid argument"},
-		{"a sysctl twice", ctx, "sb1", Spec{Net: true, Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net/ipv4/ip_forward": "0"}}, "twice"},
-		{"a cancelled caller", cancelled, "sb1", all(""), "canceled"},
+		{"a bad id", ctx, "../x", all(""), "file name", false},
+		{"a long hostname", ctx, "sb1", all(strings.Repeat("a", 65)), "64 bytes", false},
+		{"a hostname on the host's UTS namespace", ctx, "sb1", Spec{Net: true, Hostname: "x"}, "UTS namespace is the host's", false},
+		{"a sysctl of the host's IPC namespace", ctx, "sb1", Spec{Net: true, Sysctls: map[string]string{"kernel.sem": "1"}}, "ipc namespace is the host's", false},
+		{"a sysctl of the node", ctx, "sb1", withSysctl("vm.swappiness", "1"), "not a setting of a sandbox", false},
+		{"a sysctl this kernel lacks", ctx, "sb1", withSysctl("net.ipv4.no_such_thing", "1"), "no such setting", true},
+		{"a sysctl that is a directory", ctx, "sb1", withSysctl("net.ipv4", "1"), "is a directory", true},
+		{"a value the kernel refuses", ctx, "sb1", withSysctl("net.ipv4.ip_local_port_range", "70000 1"), "invalid argument", true},
+		{"a sysctl twice", ctx, "sb1", Spec{Net: true, Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net/ipv4/ip_forward": "0"}}, "twice", false},
+		{"a cancelled caller", cancelled, "sb1", all(""), "canceled", false},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			err := p.Create(c.ctx, c.id, c.spec)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q", err, c.want)
+			}
+			var refused *SysctlError
+			if got := errors.As(err, &refused); got != c.refused {
+				t.Errorf("a SysctlError: got %t, want %t", got, c.refused)
 			}
 			checkList(t, p)
 		})

@@ -32,6 +32,18 @@ var (
 	sysctlValue = regexp.MustCompile(`^[a-zA-Z0-9_.,:/-]+(?:[ \t]+[a-zA-Z0-9_.,:/-]+)*$`)
 )
 
+// SysctlError is a setting of good form that this kernel refuses: it lacks it, or the value means nothing to it.
+type SysctlError struct {
+	Key, Value string
+	Err        error
+}
+
+func (e *SysctlError) Error() string {
+	return fmt.Sprintf("sysctl %s: write %.100q: %v", e.Key, e.Value, e.Err)
+}
+
+func (e *SysctlError) Unwrap() error { return e.Err }
+
 // ValidateSysctl says what is wrong with the form of a setting, or that it is
 // none that a sandbox could have. It knows no policy about which are safe.
 func ValidateSysctl(key, value string) error {
@@ -165,7 +177,7 @@ func pathNamespace(path string) (Kind, bool) {
 func (p *Pins) writeSysctls(sysctls []sysctl) error {
 	for _, s := range sysctls {
 		if err := p.writeSysctl(s); err != nil {
-			return fmt.Errorf("sysctl %s: write %.100q: %w", s.key, s.value, err)
+			return &SysctlError{Key: s.key, Value: s.value, Err: err}
 		}
 	}
 	return nil
