@@ -25,7 +25,7 @@ import (
 const loadChunk = 1 << 20
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Load, pull, list and remove images of the running daemon"}
+	cmd := groupCommand("image", "Load, pull, list and remove images of the running daemon")
 	load := &cobra.Command{
 		Use: "load [file]", Short: "Load images from an archive of docker save or an OCI layout (standard input without a file)", Args: cobra.MaximumNArgs(1),
 		RunE: withDaemon(loadImages),

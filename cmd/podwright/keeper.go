@@ -16,7 +16,7 @@ import (
 )
 
 func keeperCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "keeper", Short: "Look at, upgrade or end the keeper, the parent of all containers"}
+	cmd := groupCommand("keeper", "Look at, upgrade or end the keeper, the parent of all containers")
 	verb := func(use, short string, run func(context.Context, *cobra.Command, *keeper.Client) error) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)

@@ -31,6 +31,11 @@ func root() *cobra.Command {
 	return cmd
 }
 
+// groupCommand only has verbs below it: alone it shows them, and a word that is none of them is an error.
+func groupCommand(use, short string) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+}
+
 func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
@@ -47,7 +52,7 @@ func loadConfig(cmd *cobra.Command) (config.Config, error) {
 }
 
 func configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Show and check the configuration"}
+	cmd := groupCommand("config", "Show and check the configuration")
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "default", Short: "Print the default configuration, every key with its meaning", Args: cobra.NoArgs,

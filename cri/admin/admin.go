@@ -43,8 +43,11 @@ func (s *Server) Register(g *grpc.Server) { adminv1.RegisterAdminServer(g, s) }
 // LoadImages makes the images of an archive visible.
 func (s *Server) LoadImages(stream grpc.ClientStreamingServer[adminv1.LoadImagesRequest, adminv1.LoadImagesResponse]) error {
 	first, err := stream.Recv()
+	if errors.Is(err, io.EOF) {
+		return status.Error(codes.InvalidArgument, "load images: the archive is empty")
+	}
 	if err != nil {
-		return status.Error(codes.InvalidArgument, "load images: no message came")
+		return err
 	}
 	reader := &chunks{stream: stream, rest: first.GetData()}
 	loaded, err := s.cfg.Images.Import(stream.Context(), reader, image.ImportOptions{Reference: first.GetReference()})

@@ -153,6 +153,9 @@ func overlay(cfg *Config, path string) error {
 		return errors.Join(errs...)
 	case errors.As(err, &bad):
 		row, column := bad.Position()
+		if len(bad.Key()) == 0 { // no TOML at all
+			return fmt.Errorf("%s:%d:%d: %w", path, row, column, err)
+		}
 		return fmt.Errorf("%s:%d:%d: %s: %w", path, row, column, strings.Join(bad.Key(), "."), err)
 	}
 	return fmt.Errorf("%s: %w", path, err)

@@ -43,6 +43,14 @@ func TestUnknownKeyNamesKeyFileAndLine(t *testing.T) {
 	}
 }
 
+func TestWhatIsNoTOMLNamesFileAndPlace(t *testing.T) {
+	path := write(t, filepath.Join(t.TempDir(), "config.toml"), "log_level = 2\nsocket = \"/run\n")
+	_, err := Load(path)
+	if err == nil || !strings.Contains(err.Error(), path+":2:15: toml: ") {
+		t.Errorf("got %v, want it to name %s:2:15", err, path)
+	}
+}
+
 func TestDropInsOverlayInNameOrder(t *testing.T) {
 	dir := t.TempDir()
 	path := write(t, filepath.Join(dir, "config.toml"), "log_level = 1\nsocket = \"/run/a.sock\"\n")
