@@ -5,7 +5,9 @@ SHELL := /bin/bash
 
 BIN     := bin
 PREFIX  ?= /usr/local
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# A semantic version, also before the first tag: the kubelet reports one that it cannot parse as "Unknown".
+VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null || \
+	echo "v0.0.0-dev+g$$(git describe --always --exclude '*' --dirty=.dirty 2>/dev/null || echo unknown)")
 # GOTOOLCHAIN=auto: an older Go fetches the version that go.mod names through the module proxy.
 export GOTOOLCHAIN ?= auto
 export GOFLAGS ?= -buildvcs=false
