@@ -53,10 +53,15 @@ func pullFailure(ref string, err, cause error) error {
 	if cause != nil {
 		err = cause // what cancelled the work says more than how it broke off
 	}
-	text := fmt.Sprintf("pull image %q: %s", ref, printable(err.Error()))
+	text := printable(err.Error())
 	kind := classify(err)
-	if kind == ErrUnavailable {
-		text = kind.Error() + ": " + text
+	switch kind {
+	case nil: // said already, or unknown
+		text = fmt.Sprintf("pull image %q: %s", ref, text)
+	case ErrUnavailable:
+		text = fmt.Sprintf("%v: pull image %q: %s", kind, ref, text)
+	default: // the libraries' own words differ from registry to registry
+		text = fmt.Sprintf("pull image %q: %v: %s", ref, kind, text)
 	}
 	switch {
 	case kind == nil:

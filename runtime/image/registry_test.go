@@ -67,6 +67,9 @@ func TestRegistryThatLiesIsRefused(t *testing.T) {
 			if c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("got %v, want %v", err, c.want)
 			}
+			if c.want != nil && !strings.Contains(err.Error(), c.want.Error()) {
+				t.Errorf("the text doesn't say %q: %v", c.want, err)
+			}
 			if errors.Is(err, ErrUnavailable) != strings.HasPrefix(err.Error(), "RegistryUnavailable") {
 				t.Errorf("kubelet reads the beginning: %v", err)
 			}
