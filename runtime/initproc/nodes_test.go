@@ -28,11 +28,11 @@ func TestNodesLinksAndDirectories(t *testing.T) {
 func TestNodesStayOnTheContainersDev(t *testing.T) { // CVE-2026-41579, CVE-2026-47766
 	newLab(t)
 	_, _, tree := outside(t)
-	dir, table := oneRoot(t)
+	_, table := oneRoot(t)
 	node := launch.Op{Code: launch.OpMknod, Step: "mknod", Fd: -1, Path: "/dev/volume/sda", Number: unix.S_IFBLK | 0o600, Flags: 8 << 8}
 	mustFail(t, small("", append(bindDirectory("/dev/volume"), node)), append(table, tree), "mknod", unix.EXDEV, "/dev/volume/sda")
 
-	dir, table = oneRoot(t)
+	dir, table := oneRoot(t)
 	node.Path = "/etc/sda"
 	mustFail(t, small("", []launch.Op{node}), table, "mknod", unix.EXDEV, "/etc/sda")
 	if _, err := os.Lstat(dir + "/etc/sda"); err == nil {
