@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -285,11 +284,13 @@ func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process
 			return err
 		}
 		if rec.LogPath != "" {
-			log, err := openLog(filepath.Dir(rec.LogPath), filepath.Base(rec.LogPath))
+			owner, err := r.m.sandboxes.find("sandbox", rec.SandboxID)
 			if err != nil {
 				return err
 			}
-			s.log = log
+			if s.log, err = openLog(owner.config.GetLogDirectory(), c.config.GetLogPath()); err != nil {
+				return err
+			}
 		}
 		a.StdoutRead, a.StderrRead, a.StdinWrite, a.Log = s.stdoutRead, s.stderrRead, s.stdinWrite, s.log
 		return r.client.Adopt(ctx, a)

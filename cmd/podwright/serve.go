@@ -56,6 +56,7 @@ func setLogLevel(level int) error {
 
 // serve runs until ctx ends. The socket opens only after recovery, and READY is said only then.
 func serve(ctx context.Context, cfg config.Config) error {
+	unix.Umask(0o022) // whatever the caller's was: files and sockets below depend on it, and CNI plugins inherit it
 	log := klog.FromContext(ctx)
 	begin := time.Now()
 	lock, err := lockInstance(cfg.RunDir)
@@ -162,10 +163,8 @@ func listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("remove stale socket: %w", err)
 		}
 	}
-	// Made with no rights first: nobody connects between bind and chmod.
-	old := unix.Umask(0o777)
+	// By the umask of serve nobody but root may write to it, that is connect, before its mode is set.
 	listener, err := net.Listen("unix", path)
-	unix.Umask(old)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
