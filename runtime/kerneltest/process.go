@@ -16,6 +16,9 @@ import (
 // numbers are what differs between two of the same kind: inodes, ids.
 var numbers = regexp.MustCompile(`\[\d+\]`)
 
+// lastNumber is a descriptor or pid that a program tells its successor.
+var lastNumber = regexp.MustCompile(`\b\d+$`)
+
 // programs looks into the processes that serve the node.
 func (s Scope) programs(found Snapshot) error {
 	test, err := os.Readlink("/proc/self/ns/mnt")
@@ -97,7 +100,7 @@ func (s Scope) processes(found Snapshot) error {
 			found.add("zombie %s", p.Name)
 			continue
 		}
-		found.add("process %s", p.Command())
+		found.add("process %s", lastNumber.ReplaceAllString(p.Command(), "N"))
 	}
 	return err
 }

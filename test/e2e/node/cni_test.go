@@ -161,6 +161,18 @@ func TestPluginGetsWhatKubernetesPromises(t *testing.T) {
 	}
 }
 
+// A pod on the node's network has nothing for plugins to do, host ports neither (B55).
+func TestHostNetworkPodsCallNoPluginB55(t *testing.T) {
+	n, cni := pluginNode(t)
+	n.watch(t)
+	n.pod(t, func(c *criv1.PodSandboxConfig) {
+		c.PortMappings = []*criv1.PortMapping{{HostPort: 8080, ContainerPort: 80}}
+	})
+	if calls := append(cni.calls("ADD"), cni.calls("DEL")...); len(calls) != 0 {
+		t.Errorf("CNI calls: got %q, want none", calls)
+	}
+}
+
 // The order of addresses is the plugins' and survives a restart (B52).
 func TestAddressesKeepTheirOrderB52(t *testing.T) {
 	n, _ := pluginNode(t)

@@ -60,12 +60,14 @@ func (w *writers) leave() {
 // waitForLines waits until every writer that runs has written so many more.
 func (w *writers) waitForLines(more int) {
 	w.t.Helper()
+	begin := make([]int, len(w.list))
 	for i, c := range w.list {
-		if !w.alive(i) {
-			continue
+		begin[i] = len(c.logLines())
+	}
+	for i, c := range w.list {
+		if w.alive(i) {
+			eventually(w.t, 20*time.Second, fmt.Sprintf("%d more lines of writer %d", more, i), func() bool { return len(c.logLines()) >= begin[i]+more })
 		}
-		begin := len(c.logLines())
-		eventually(w.t, 20*time.Second, fmt.Sprintf("%d more lines of writer %d", more, i), func() bool { return len(c.logLines()) >= begin+more })
 	}
 }
 
@@ -142,16 +144,32 @@ func TestContainersOutliveTheDaemon(t *testing.T) {
 			n := ownNode(t, options{})
 			n.watch(t)
 			w := startWriters(t, n, 20)
-			if err := n.halt(signal); err != nil {
-				t.Fatal(err)
-			}
-			w.leave()
-			if err := n.serve(); err != nil {
-				t.Fatal(err)
-			}
+			n.restart(t, signal, w.leave)
 			w.check(false)
 		})
 	}
+}
+
+// The keeper replaces itself in place: the same process, with the same children.
+func TestContainersOutliveAnUpgradeOfTheKeeper(t *testing.T) {
+	n := ownNode(t, options{})
+	upgrade := func() {
+		t.Helper()
+		if _, err := n.podwright("keeper", "upgrade"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	upgrade() // an upgraded keeper's arguments are others, which the leak oracle sees
+	n.watch(t)
+	w := startWriters(t, n, 20)
+	keeper, anchor := n.pair(t)
+	upgrade()
+	w.leave()
+	eventually(t, 20*time.Second, "RuntimeReady", func() bool { return n.ready(t) })
+	if k, a := n.pair(t); k != keeper || a != anchor {
+		t.Errorf("keeper and anchor: got %d and %d, want %d and %d as before", k, a, keeper, anchor)
+	}
+	w.check(false)
 }
 
 func (n *node) kill(t *testing.T, pids ...int) {

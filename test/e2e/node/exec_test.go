@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -179,4 +180,28 @@ func TestParallelExecsDoNotMix(t *testing.T) {
 	for range 20 {
 		<-errs
 	}
+}
+
+// A caller that gives up leaves no process behind, at whatever moment it does (B5).
+func TestCancelledExecsLeaveNoProcess(t *testing.T) {
+	p := onNode(t).pod(t, podPID) // whose PID 1 reaps what loses its parent
+	c := p.sleeper(nil)
+	var wait sync.WaitGroup
+	for i := range 120 {
+		wait.Go(func() {
+			short, cancel := contextWithTimeout(time.Duration(i*2) * time.Millisecond)
+			defer cancel()
+			p.n.ExecSync(short, &criv1.ExecSyncRequest{ContainerId: c.id, Cmd: []string{"sh", "-c", "while :; do sleep 3333; done"}})
+		})
+	}
+	wait.Wait()
+	defer func() {
+		if t.Failed() {
+			t.Log(c.exec("ps", "-o", "pid,ppid,stat,args"))
+		}
+	}()
+	eventually(t, 20*time.Second, "end of all execs", func() bool {
+		return c.groupFile("pids.current", "pids.current") == "1"
+	})
+	c.exec("true")
 }

@@ -1,11 +1,14 @@
 package node
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
@@ -150,6 +153,75 @@ func TestPropagation(t *testing.T) {
 		}
 	}
 	shared.exec("umount", "/volume/guest")
+}
+
+// Read-only reaches the mounts below a volume where that is asked for, and only there.
+func TestRecursiveReadOnlyVolumes(t *testing.T) {
+	p := onNode(t).pod(t)
+	dir := t.TempDir()
+	below := filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("below", below, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(below, unix.MNT_DETACH)
+	testRefusals(t, p, map[string]refusal{
+		"recursively read-only and writable": {change: func(c *criv1.ContainerConfig) {
+			c.Mounts = []*criv1.Mount{{HostPath: dir, ContainerPath: "/v", RecursiveReadOnly: true}}
+		}, words: []string{"recursive_read_only"}},
+		"recursively read-only and propagated": {change: func(c *criv1.ContainerConfig) {
+			c.Mounts = []*criv1.Mount{{HostPath: dir, ContainerPath: "/v", Readonly: true, RecursiveReadOnly: true, Propagation: criv1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER}}
+		}, words: []string{"recursive_read_only"}},
+	})
+	got := p.output(func(c *criv1.ContainerConfig) {
+		c.Mounts = []*criv1.Mount{
+			{HostPath: dir, ContainerPath: "/plain", Readonly: true}, {HostPath: dir, ContainerPath: "/all", Readonly: true, RecursiveReadOnly: true},
+		}
+	}, "sh", "-c", "for d in /plain /plain/below /all /all/below; do touch $d/x 2>/dev/null && echo $d; done; true")
+	if got != "/plain/below\n" {
+		t.Errorf("writable: got %q, want /plain/below alone", got)
+	}
+}
+
+// A source that hangs, as one on a dead server does, ends with its caller's patience and holds nobody else up.
+func TestHungVolumeHoldsUpNobodyElse(t *testing.T) {
+	n := onNode(t)
+	p := n.pod(t)
+	dir := t.TempDir()
+	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("FUSE is missing: %v", err)
+	}
+	// Nobody answers what the kernel asks this file system, so that every look below it waits.
+	if err := unix.Mount("hung", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", device)); err != nil {
+		unix.Close(device)
+		t.Fatal(err)
+	}
+	release := sync.OnceFunc(func() {
+		unix.Close(device)
+		unix.Unmount(dir, unix.MNT_DETACH)
+	})
+	defer release()
+	config := p.containerConfig(func(c *criv1.ContainerConfig) {
+		c.Mounts = []*criv1.Mount{bind(filepath.Join(dir, "volume"), "/volume")}
+	}, "true")
+	short, cancel := contextWithTimeout(time.Second)
+	defer cancel()
+	_, err = n.CreateContainer(short, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+	wantError(t, err, codes.DeadlineExceeded)
+	begin := time.Now()
+	if got := p.output(nil, "echo", "lively"); got != "lively\n" {
+		t.Errorf("another container of the pod: got %q", got)
+	}
+	if got := n.pod(t).output(nil, "echo", "lively"); got != "lively\n" {
+		t.Errorf("another pod: got %q", got)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("they took %s", took)
+	}
+	release()
 }
 
 // An image's VOLUME is a directory of the container's own, filled with what the image has there, and gone with it.

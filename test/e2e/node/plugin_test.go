@@ -23,6 +23,7 @@ echo "$CNI_COMMAND id=$CNI_CONTAINERID netns=${CNI_NETNS:-none} if=$CNI_IFNAME a
 case $(cat "$dir/$CNI_COMMAND" 2>/dev/null) in
 wait) while [ -e "$dir/$CNI_COMMAND" ]; do sleep 0.02; done; exit 1 ;;
 fail) echo '{ "cniVersion": "1.0.0", "code": 107, "msg": "no luck today", "details": "as told" }'; exit 1 ;;
+pause) sleep 1 ;;
 hang) exec sleep 1000 ;;
 rubbish) head -c 200000 /dev/zero | tr '\0' '{'; exit 0 ;;
 silent) exit 0 ;;

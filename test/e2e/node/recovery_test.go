@@ -113,12 +113,46 @@ func TestInterruptedRunPodSandboxIsTornDown(t *testing.T) {
 	n.removePod(t, resp.GetPodSandboxId())
 }
 
+// A stop that comes while a sandbox is being made lets it be finished, and its caller gets the answer.
+func TestGracefulStopFinishesWhatIsBeingMade(t *testing.T) {
+	n, cni := pluginNode(t)
+	n.watch(t)
+	config := n.podConfig(ownNetwork)
+	cni.behave("ADD", "pause")
+	type answer struct {
+		resp *criv1.RunPodSandboxResponse
+		err  error
+	}
+	answers := make(chan answer, 1)
+	conn := n.conn // halt closes it, and this call is to get its answer
+	other, err := dial(n.socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.conn = other
+	go func() {
+		resp, err := criv1.NewRuntimeServiceClient(conn).RunPodSandbox(ctx(t), &criv1.RunPodSandboxRequest{Config: config})
+		answers <- answer{resp, err}
+	}()
+	cni.waitForCall("ADD")
+	n.restart(t, unix.SIGTERM, nil)
+	got := <-answers
+	conn.Close()
+	if got.err != nil {
+		t.Fatalf("RunPodSandbox of a daemon that was asked to stop: %v", got.err)
+	}
+	if state := n.sandboxState(t, got.resp.GetPodSandboxId()); state != sandboxReady {
+		t.Errorf("after the restart: got %v, want ready", state)
+	}
+	n.removePod(t, got.resp.GetPodSandboxId())
+}
+
 // Sandbox Ready of the same boot, container Created: as they were. The container starts afterwards.
 func TestReadyAndCreatedSurviveARestart(t *testing.T) {
 	n := ownNode(t, options{})
 	n.watch(t)
 	p := n.pod(t, ownNetwork, podPID)
-	c := p.create(nil, "sh", "-c", "echo $$; hostname -i; exit 4")
+	c := p.create(nil, "sh", "-c", "echo $$; exit 4")
 	before, err := n.PodSandboxStatus(ctx(t), &criv1.PodSandboxStatusRequest{PodSandboxId: p.id})
 	if err != nil {
 		t.Fatal(err)
