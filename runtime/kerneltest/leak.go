@@ -16,7 +16,8 @@ type Scope struct {
 	// SkipFile leaves a path and what is below it out; nil leaves nothing out.
 	SkipFile func(path string) bool
 	// Programs are looked into: their open files, their mounts where they have others than the test, and threads that
-	// stayed in a foreign namespace. The names stand for them, so that a restarted one is the same.
+	// stayed in a foreign namespace. The names stand for them, so that a restarted one, or one whose
+	// arguments changed, is the same.
 	Programs map[string]int
 	// Ancestor's descendants are counted, zombies too; 0 counts none.
 	Ancestor int

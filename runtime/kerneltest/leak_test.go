@@ -44,7 +44,7 @@ func TestOracleSeesWhatIsLeft(t *testing.T) {
 				must(t, err)
 				return func() { r.Close(); w.Close() }
 			}},
-			{"process", "process sleep N", func() func() {
+			{"process", "process sleep 100", func() func() {
 				cmd := exec.Command("sleep", "100")
 				must(t, cmd.Start())
 				return func() { cmd.Process.Kill(); cmd.Wait() }

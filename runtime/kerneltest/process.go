@@ -16,9 +16,6 @@ import (
 // numbers are what differs between two of the same kind: inodes, ids.
 var numbers = regexp.MustCompile(`\[\d+\]`)
 
-// lastNumber is a descriptor or pid that a program tells its successor.
-var lastNumber = regexp.MustCompile(`\b\d+$`)
-
 // programs looks into the processes that serve the node.
 func (s Scope) programs(found Snapshot) error {
 	test, err := os.Readlink("/proc/self/ns/mnt")
@@ -94,13 +91,20 @@ func (s Scope) processes(found Snapshot) error {
 	if s.Ancestor == 0 {
 		return nil
 	}
+	names := map[int]string{}
+	for name, pid := range s.Programs {
+		names[pid] = name
+	}
 	list, err := Descendants(s.Ancestor)
 	for _, p := range list {
-		if p.State == 'Z' {
+		switch name := names[p.PID]; {
+		case p.State == 'Z':
 			found.add("zombie %s", p.Name)
-			continue
+		case name != "":
+			found.add("process %s", name)
+		default:
+			found.add("process %s", p.Command())
 		}
-		found.add("process %s", lastNumber.ReplaceAllString(p.Command(), "N"))
 	}
 	return err
 }

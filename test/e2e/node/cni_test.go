@@ -98,7 +98,7 @@ func TestFailedDetachKeepsTheSandboxListedB8B9(t *testing.T) {
 	_, err = n.RunPodSandbox(ctx(t), &criv1.RunPodSandboxRequest{Config: n.podConfig(ownNetwork, func(c *criv1.PodSandboxConfig) {
 		c.Linux.Sysctls = map[string]string{"net.ipv4.conf.eth0.log_martians": "1"}
 	})})
-	wantError(t, err, codes.Unknown, "log_martians")
+	wantError(t, err, codes.InvalidArgument, "log_martians")
 	// An ADD without any result owes nothing, whatever DEL says (B9).
 	cni.behave("ADD", "fail")
 	_, err = n.RunPodSandbox(ctx(t), &criv1.RunPodSandboxRequest{Config: n.podConfig(ownNetwork)})
