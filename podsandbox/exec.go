@@ -196,6 +196,10 @@ func (m *execManager) launchExec(ctx context.Context, c *container, execID strin
 		id: execID, container: c.id, kind: wire.KindExec, launchable: launchable, cgroup: c.record().CgroupPath, streams: s,
 	})
 	if err != nil {
+		s.close()
+		if said := output.lastWords(); said != "" {
+			err = fmt.Errorf("%w (it said %q)", err, said)
+		}
 		output.close()
 	}
 	return process, output, err
@@ -365,6 +369,15 @@ func (o *execOutput) finish() (stdout, stderr []byte) {
 	o.rest(&o.stdout)
 	o.rest(&o.stderr)
 	return o.stdout.kept, o.stderr.kept
+}
+
+// maxLastWords is how much of what a failed init wrote goes into the error.
+const maxLastWords = 512
+
+// lastWords is what a start that failed left on stderr: init itself writes there only when Go's runtime ends it.
+func (o *execOutput) lastWords() string {
+	o.rest(&o.stderr)
+	return string(o.stderr.kept[:min(len(o.stderr.kept), maxLastWords)])
 }
 
 // rest takes what is in the pipe already: the command wrote it before it ended, however busy this machine is.
