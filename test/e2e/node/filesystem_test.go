@@ -310,6 +310,16 @@ func TestSandboxFilesAndSharedMemory(t *testing.T) {
 	if got := two.exec("cat", "/etc/hostname"); got != "web\n" {
 		t.Errorf("files after /dev/shm was filled: got %q", got)
 	}
+	nodes, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, dns := range map[string]*criv1.DNSConfig{"no dns_config": nil, "an empty dns_config": {}} {
+		without := n.pod(t, func(c *criv1.PodSandboxConfig) { c.DnsConfig = dns })
+		if got := without.output(nil, "cat", "/etc/resolv.conf"); got != string(nodes) {
+			t.Errorf("resolv.conf with %s: got %q, want the node's %q", what, got, nodes)
+		}
+	}
 	host := n.pod(t, hostIPC).sleeper(nil)
 	if got := host.exec("ls", "/dev/shm"); strings.Contains(got, "note") {
 		t.Errorf("/dev/shm of a hostIPC pod: got %q, want the node's, not another pod's", got)

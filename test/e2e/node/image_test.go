@@ -36,7 +36,7 @@ func openHub() error {
 func makeHub() error {
 	dir := os.Getenv(workVariable)
 	probe := filepath.Join(dir, "probe")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", probe, "./probe")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", probe, "./probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the probe: %w: %s", err, out)

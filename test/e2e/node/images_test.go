@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -10,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -177,6 +180,53 @@ func TestPullWithADeadCallerHarmsNobody(t *testing.T) {
 	cancel()
 	if n.pulled(t, "node/impatient:1", v1.Config{User: "78"}); n.imageStatus(t, name) == nil {
 		t.Error("no image after the second pull")
+	}
+}
+
+// podwright's own command: an archive of docker save, a pull, the list, removal.
+func TestImageCommands(t *testing.T) {
+	n := onNode(t)
+	tag, err := name.NewTag("example.org/by/archive:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, err := registry.Layer(registry.Plain, registry.Regular("unique", 0o644, "archived"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := registry.Image(runtime.GOARCH, v1.Config{}, append(slices.Clone(hub.layers), layer)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	if err := tarball.WriteToFile(archive, tag, img); err != nil {
+		t.Fatal(err)
+	}
+	pulled := pushUnique(t, "node/by-command:1", "pulled")
+	for _, args := range [][]string{{"load", archive}, {"pull", pulled}, {"list"}} {
+		out, err := n.podwright(append([]string{"image"}, args...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if args[0] == "list" && (!strings.Contains(out, tag.Name()) || !strings.Contains(out, pulled)) {
+			t.Errorf("image list: got %q, want %s and %s", out, tag.Name(), pulled)
+		}
+	}
+	for ref, want := range map[string]string{tag.Name(): "archived", pulled: "pulled"} {
+		if got := n.pod(t).output(func(c *criv1.ContainerConfig) { c.Image = image(ref) }, "cat", "/unique"); got != want {
+			t.Errorf("%s: got %q, want %q", ref, got, want)
+		}
+	}
+	if _, err := n.podwright("image", "rm", tag.Name(), pulled); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{tag.Name(), pulled} {
+		if got := n.imageStatus(t, ref); got != nil {
+			t.Errorf("%s after rm: got %v, want none", ref, got)
+		}
+	}
+	if out, err := n.podwright("image", "load", "/etc/passwd"); err == nil {
+		t.Errorf("loading what is no archive: got %q, want an error", out)
 	}
 }
 

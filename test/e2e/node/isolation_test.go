@@ -196,6 +196,9 @@ func TestRuntimeDefaultBlocksWhatUnconfinedAllows(t *testing.T) {
 			t.Errorf("%s: got %q unconfined, %q with RuntimeDefault, want %s", name, free[name], filtered[name], want)
 		}
 	}
+	if got := statusLine(t, p.output(nil, "cat", "/proc/self/status"), "Seccomp"); got != "0" {
+		t.Errorf("no profile asked for: got Seccomp %s, want 0, the CRI's default", got)
+	}
 	// The profile follows the capabilities, as Kubernetes users expect: whoever may set the clock may call it.
 	warranted := results(p.output(func(c *criv1.ContainerConfig) {
 		seccomp(criv1.SecurityProfile_RuntimeDefault)(c)

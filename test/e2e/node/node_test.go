@@ -28,6 +28,7 @@ const settleTime = 15 * time.Second
 // node is a podwright with state, sockets, cgroups and network configuration of its own.
 type node struct {
 	name, dir, group string
+	env              []string
 
 	daemon *exec.Cmd
 	ended  chan error // the daemon's end
@@ -41,13 +42,14 @@ type options struct {
 	conf    map[string]string // CNI configuration files; nil is a bridge
 	plugins map[string]string // scripts that stand in for CNI plugins, by name
 	config  string            // more of podwright's configuration
+	env     []string          // more of the daemon's environment
 }
 
 var nodeCount atomic.Int32
 
 // newNode lays a node out and starts it. The name is short: it is part of the bridge's.
 func newNode(o options) (*node, error) {
-	n := &node{name: fmt.Sprintf("n%d", nodeCount.Add(1))}
+	n := &node{name: fmt.Sprintf("n%d", nodeCount.Add(1)), env: o.env}
 	n.dir = filepath.Join(os.Getenv(workVariable), n.name)
 	n.group = "/" + os.Getenv(groupVariable) + "/" + n.name
 	for _, dir := range []string{"cni", "plugins", "logs", "netns", "certs", "run", "state", "addresses", "seccomp"} {
@@ -110,7 +112,7 @@ func (n *node) serve() error {
 	}
 	defer log.Close()
 	n.daemon = exec.Command(filepath.Join(binDir(), "podwright"), "--config", n.path("config.toml"), "serve")
-	n.daemon.Stderr = log
+	n.daemon.Stderr, n.daemon.Env = log, append(os.Environ(), n.env...)
 	if err := n.daemon.Start(); err != nil {
 		return err
 	}
@@ -179,72 +181,6 @@ func (n *node) keeperPIDs() (keeper, anchor int, err error) {
 		return 0, 0, fmt.Errorf("keeper status %q: %w", out, err)
 	}
 	return keeper, anchor, nil
-}
-
-// end stops everything, the daemon first: it starts a keeper where it misses one. Nothing may run on the node any more,
-// or the keeper refuses. What a daemon leaves for the next one by design is taken away here by name, so that whatever
-// else there is gets found.
-func (n *node) end() error {
-	err := n.halt(unix.SIGTERM)
-	_, keeperErr := n.podwright("keeper", "stop")
-	err = errors.Join(err, keeperErr)
-	for _, dir := range []string{"netns", "run/ns", "run/sandboxes"} {
-		if mountErr := unix.Unmount(n.path(dir), 0); mountErr != nil {
-			err = errors.Join(err, fmt.Errorf("unmount %s: %w", n.path(dir), mountErr))
-		}
-	}
-	exec.Command("ip", "link", "delete", n.name).Run() // the bridge; there is none where no pod had a network
-	// Keeper and anchor leave their group a moment after they said goodbye.
-	var groupErr error
-	for range 100 {
-		if groupErr = n.removeOwnGroups(); groupErr == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return errors.Join(err, groupErr)
-}
-
-// removeOwnGroups removes the group of the keeper and the one above it.
-func (n *node) removeOwnGroups() error {
-	// The last one is shared with other nodes.
-	return errors.Join(n.removeGroups(n.group+"/keeper"), n.removeGroups(n.group), ignoreBusy(n.removeGroups(filepath.Dir(n.group))))
-}
-
-func ignoreBusy(err error) error {
-	if errors.Is(err, unix.EBUSY) {
-		return nil
-	}
-	return err
-}
-
-// removeGroups removes one group and those directly below it from every hierarchy.
-func (n *node) removeGroups(group string) error {
-	var errs []error
-	for _, top := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
-		dirs, err := filepath.Glob(top + group)
-		if err != nil {
-			return err
-		}
-		for _, dir := range dirs {
-			entries, err := os.ReadDir(dir)
-			for _, entry := range entries {
-				if entry.IsDir() {
-					errs = append(errs, ignoreAbsent(os.Remove(filepath.Join(dir, entry.Name()))))
-				}
-			}
-			errs = append(errs, ignoreAbsent(err), ignoreAbsent(os.Remove(dir)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// ignoreAbsent: one hierarchy may be there by two names.
-func ignoreAbsent(err error) error {
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 func (n *node) logTail() string { return n.logSince(0) }
