@@ -2,6 +2,7 @@ package podsandbox
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/podwright/podwright/podsandbox/spec"
