@@ -86,7 +86,18 @@ func guard() (code int, err error) {
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Pdeathsig:  syscall.SIGKILL,
 	}
-	code = exitCode(cmd.Run())
+	// Whoever interrupts the tests ends the node, and what it left still goes.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, unix.SIGINT, unix.SIGTERM, unix.SIGQUIT)
+	if err := cmd.Start(); err != nil {
+		return 1, errors.Join(err, os.RemoveAll(work))
+	}
+	// Owner: guard; ends with the process.
+	go func() {
+		<-interrupted
+		cmd.Process.Kill()
+	}()
+	code = exitCode(cmd.Wait())
 	return code, errors.Join(removeGroups(group), os.RemoveAll(work))
 }
 
