@@ -205,6 +205,7 @@ func (c *Client) connect(ctx context.Context) (*session, error) {
 	}
 	c.greeted = true
 	c.setSession(s)
+	_ = c.anchorFate() // one that died alone was replaced by its keeper; as its parent we reap it
 	return s, nil
 }
 
