@@ -59,6 +59,7 @@ func (e *PluginError) Unwrap() error { return e.cause }
 type runner struct {
 	version.PluginDecoder
 	timeout time.Duration
+	running sync.Map // *Running -> true, of the plugins under way
 }
 
 var _ invoke.Exec = (*runner)(nil)
@@ -83,7 +84,9 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 	runCtx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	stdout, stderr := &bounds{limit: maxStdoutBytes}, &bounds{limit: maxStderrBytes}
-	err := r.run(runCtx, path, stdin, pluginEnv(environ), stdout, stderr)
+	plugin := Running{Plugin: perr.Plugin, Command: perr.Command, SandboxID: variable(environ, "CNI_CONTAINERID")}
+	plugin.Deadline, _ = runCtx.Deadline()
+	err := r.run(runCtx, path, stdin, pluginEnv(environ), stdout, stderr, plugin)
 	switch {
 	case runCtx.Err() != nil && ctx.Err() == nil:
 		perr.Timeout = true
@@ -108,7 +111,7 @@ func (r *runner) ExecPlugin(ctx context.Context, path string, stdin []byte, envi
 }
 
 // run starts the plugin and waits for its end.
-func (r *runner) run(ctx context.Context, path string, stdin []byte, environ []string, stdout, stderr *bounds) error {
+func (r *runner) run(ctx context.Context, path string, stdin []byte, environ []string, stdout, stderr *bounds, plugin Running) error {
 	for try := 0; ; try++ {
 		cmd := exec.Command(path)
 		cmd.Dir = "/"
@@ -126,11 +129,17 @@ func (r *runner) run(ctx context.Context, path string, stdin []byte, environ []s
 		if err != nil {
 			return err
 		}
+		plugin.PID = cmd.Process.Pid
+		r.running.Store(&plugin, true)
 		if !awaitExit(ctx, cmd.Process.Pid) {
 			// Owner: nobody is left to wait; it ends when the kernel lets the process go.
-			go func() { _ = cmd.Wait() }()
+			go func() {
+				_ = cmd.Wait()
+				r.running.Delete(&plugin)
+			}()
 			return errUnkillable
 		}
+		r.running.Delete(&plugin)
 		if err := cmd.Wait(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 			return err
 		}
@@ -260,12 +269,19 @@ func isObject(data []byte) bool {
 }
 
 func commandOf(environ []string) string {
-	for _, variable := range environ {
-		if command, ok := strings.CutPrefix(variable, "CNI_COMMAND="); ok {
-			return command
-		}
+	if command := variable(environ, "CNI_COMMAND"); command != "" {
+		return command
 	}
 	return "?"
+}
+
+func variable(environ []string, name string) string {
+	for _, assignment := range environ {
+		if value, ok := strings.CutPrefix(assignment, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // defaultPath is for a daemon that was started without a PATH: plugins call

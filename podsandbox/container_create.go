@@ -53,7 +53,8 @@ func (m *containerManager) CreateContainer(ctx context.Context, sandboxID string
 		}
 		return c.id, c.digest, true
 	}
-	return m.ops.do(ctx, key, digest, createDeadline, finished, func(ctx context.Context, op *Operation) (string, error) {
+	want := create{kind: kindCreateContainer, name: podName(s.config) + "/" + config.GetMetadata().GetName(), key: key, digest: digest}
+	return m.ops.do(ctx, want, createDeadline, finished, func(ctx context.Context, op *Operation) (string, error) {
 		return m.makeContainer(ctx, op, s, config, digest)
 	})
 }
@@ -76,10 +77,13 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 	}
 	rec.CgroupPath = path.Join(s.record().CgroupParent, rec.ID)
 	c := newContainer(rec, config, digest)
+	op.is(c.id)
+	op.at("record")
 	if err := m.changeContainer(c, func(*record.Container) bool { return true }); err != nil {
 		return "", errors.Join(err, m.deleteContainer(c))
 	}
 	if err := m.prepare(ctx, op, s, c, image); err != nil {
+		op.at("take back")
 		back, cancel := teardownContext(ctx)
 		defer cancel()
 		if tearErr := m.teardownContainer(back, c); tearErr != nil {
@@ -108,9 +112,10 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 		return fmt.Errorf("layers of image %s: %w", image.ID, err)
 	}
 	op.at("look at mounts and devices")
-	if err := m.checkMounts(ctx, c.config); err != nil {
+	if err := m.checkMounts(ctx, op, c.config); err != nil {
 		return err
 	}
+	op.at("derive spec")
 	in, err := m.specInput(ctx, s, c, image, layers)
 	if err != nil {
 		return err
@@ -134,10 +139,11 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 	if err := m.fillVolumes(ctx, in.Volumes, layers); err != nil {
 		return err
 	}
-	return m.recordCreated(c, s, image, ociSpec)
+	op.at("record as created")
+	return m.recordCreated(op, c, s, image, ociSpec)
 }
 
-func (m *containerManager) recordCreated(c *container, s *sandbox, image Image, ociSpec *specs.Spec) error {
+func (m *containerManager) recordCreated(op *Operation, c *container, s *sandbox, image Image, ociSpec *specs.Spec) error {
 	rawSpec, err := json.Marshal(ociSpec)
 	if err != nil {
 		return fmt.Errorf("encode spec: %w", err)
@@ -160,7 +166,7 @@ func (m *containerManager) recordCreated(c *container, s *sandbox, image Image, 
 	}
 	return m.changeContainer(c, func(r *record.Container) bool {
 		r.Phase, r.StopSignal, r.LogPath = record.ContainerCreated, signal, logPath
-		r.UID, r.GID, r.Groups = int64(user.UID), int64(user.GID), groups
+		r.UID, r.GID, r.Groups, r.CreateSteps = int64(user.UID), int64(user.GID), groups, op.timings()
 		return true
 	})
 }
@@ -208,8 +214,9 @@ func reaperPIDPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) 
 
 // checkMounts refuses a container whose mount sources are missing now, when there is nobody to clean up after.
 // A source that hangs ends with ctx and holds nothing but itself.
-func (m *containerManager) checkMounts(ctx context.Context, config *criv1.ContainerConfig) error {
+func (m *containerManager) checkMounts(ctx context.Context, op *Operation, config *criv1.ContainerConfig) error {
 	for i, mount := range config.GetMounts() {
+		op.on(Wait{For: WaitMount, Name: mount.GetHostPath()})
 		tree, err := m.cfg.Mounts.OpenBind(ctx, hostSource(mount.GetHostPath()))
 		if errors.Is(err, os.ErrNotExist) {
 			return kindf(ErrInvalid, "config.mounts[%d].host_path %q: %w", i, mount.GetHostPath(), err)

@@ -34,7 +34,9 @@ func (m *containerManager) StartContainer(ctx context.Context, id string) error 
 	if err != nil {
 		return fmt.Errorf("start container: %w", err)
 	}
-	if err := c.op.lock(ctx, "start container "+c.id); err != nil {
+	op := m.ops.begin(kindStartContainer, containerName(m.core, c), c.id)
+	if err := c.op.lock(ctx, op); err != nil {
+		m.ops.end(ctx, op, err)
 		return err
 	}
 	done := make(chan error, 1)
@@ -43,7 +45,9 @@ func (m *containerManager) StartContainer(ctx context.Context, id string) error 
 		defer c.op.unlock()
 		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), createDeadline)
 		defer cancel()
-		done <- m.startContainer(detached, c)
+		err := m.startContainer(detached, op, c)
+		m.ops.end(detached, op, err)
+		done <- err
 	}()
 	select {
 	case err := <-done:
@@ -53,7 +57,7 @@ func (m *containerManager) StartContainer(ctx context.Context, id string) error 
 	}
 }
 
-func (m *containerManager) startContainer(ctx context.Context, c *container) error {
+func (m *containerManager) startContainer(ctx context.Context, op *Operation, c *container) error {
 	// A Remove may have had the lock before: recording anything now would bring the container back (B17).
 	if now, err := m.containers.find("container", c.id); err != nil || now != c {
 		return kindf(ErrNotFound, "start container %s: it was removed meanwhile", c.id)
@@ -70,19 +74,21 @@ func (m *containerManager) startContainer(ctx context.Context, c *container) err
 		return kindf(ErrPrecondition, "start container %s: sandbox %s is not ready", c.id, s.id)
 	}
 	begin := time.Now()
-	process, err := m.startProcess(ctx, s, c)
+	process, err := m.startProcess(ctx, op, s, c)
 	if err != nil {
-		m.recordFailedStart(ctx, c, err)
+		m.recordFailedStart(ctx, op, c, err)
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	op.at("record as running")
 	err = m.changeContainer(c, func(r *record.Container) bool {
+		r.StartSteps = op.timings()
 		// A short-lived workload may have exited already; its exit waits in the keeper for this record.
 		r.Phase, r.PID, r.StartTime, r.StartedNanos = record.ContainerRunning, process.PID, process.StartTime, time.Now().UnixNano()
 		return true
 	})
 	if err != nil {
 		// Running and not recorded is what recovery would have to guess at: end it.
-		m.recordFailedStart(ctx, c, err)
+		m.recordFailedStart(ctx, op, c, err)
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
 	klog.FromContext(ctx).V(2).Info("Started container", "containerID", c.id, "sandboxID", s.id, "pid", process.PID, "duration", time.Since(begin))
@@ -91,7 +97,8 @@ func (m *containerManager) startContainer(ctx context.Context, c *container) err
 }
 
 // startProcess makes what only a running container has, and launches it.
-func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *container) (wire.Process, error) {
+func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *sandbox, c *container) (wire.Process, error) {
+	op.at("compile plan")
 	ociSpec, err := m.recordedSpec(c.id)
 	if err != nil {
 		return wire.Process{}, err
@@ -100,6 +107,7 @@ func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *cont
 	if err != nil {
 		return wire.Process{}, invalidSpec(err)
 	}
+	op.at("open layers and streams")
 	layers, err := m.cfg.Images.Layers(ctx, c.record().ImageID)
 	if err != nil {
 		return wire.Process{}, err
@@ -113,12 +121,13 @@ func (m *containerManager) startProcess(ctx context.Context, s *sandbox, c *cont
 		return wire.Process{}, err
 	}
 	defer streams.close()
+	op.at("make cgroup")
 	group := c.record().CgroupPath
 	if err := m.cfg.Cgroups.Create(ctx, group, ociSpec.Linux.Resources); err != nil {
 		return wire.Process{}, limitError(err)
 	}
 	process, err := m.launch(ctx, launchRequest{
-		id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
+		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
 		reaper: wire.Process{PID: s.record().ReaperPID, StartTime: s.record().ReaperStartTime},
 	})
 	if err != nil {
@@ -159,7 +168,8 @@ func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Sp
 }
 
 // recordFailedStart makes a failed start an exit that the kubelet understands, and gives back what the start took.
-func (m *containerManager) recordFailedStart(ctx context.Context, c *container, cause error) {
+func (m *containerManager) recordFailedStart(ctx context.Context, op *Operation, c *container, cause error) {
+	op.at("take back")
 	back, cancel := teardownContext(ctx)
 	defer cancel()
 	log := klog.FromContext(ctx)
@@ -169,7 +179,7 @@ func (m *containerManager) recordFailedStart(ctx context.Context, c *container, 
 	now := time.Now().UnixNano()
 	err := m.changeContainer(c, func(r *record.Container) bool {
 		r.Phase, r.Reason, r.Message, r.ExitCode = record.ContainerExited, startErrorReason, cause.Error(), startErrorCode
-		r.StartedNanos, r.FinishedNanos = now, now
+		r.StartedNanos, r.FinishedNanos, r.StartSteps = now, now, op.timings()
 		return true
 	})
 	if err != nil {

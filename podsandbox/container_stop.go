@@ -61,15 +61,17 @@ func (m *containerManager) StopContainer(ctx context.Context, id string, timeout
 	if err != nil {
 		return err
 	}
-	// Passing through the lock waits for a start under way, whose process would otherwise be missed.
-	if err := c.op.lock(ctx, "stop container "+c.id); err != nil {
-		return err
-	}
-	c.op.unlock()
-	return m.stopContainer(ctx, c, timeout)
+	return m.ops.during(ctx, kindStopContainer, containerName(m.core, c), c.id, func(op *Operation) error {
+		// Passing through the lock waits for a start under way, whose process would otherwise be missed.
+		if err := c.op.lock(ctx, op); err != nil {
+			return err
+		}
+		c.op.unlock()
+		return m.stopContainer(ctx, op, c, timeout)
+	})
 }
 
-func (m *containerManager) stopContainer(ctx context.Context, c *container, timeout time.Duration) error {
+func (m *containerManager) stopContainer(ctx context.Context, op *Operation, c *container, timeout time.Duration) error {
 	if c.record().Phase != record.ContainerRunning {
 		return nil
 	}
@@ -81,6 +83,8 @@ func (m *containerManager) stopContainer(ctx context.Context, c *container, time
 			}
 		}
 		deadline := time.Now().Add(timeout)
+		op.at("wait for its end")
+		op.on(Wait{For: WaitEnd, PID: c.record().PID, Until: deadline})
 		timer := time.NewTimer(timeout)
 		defer timer.Stop()
 		select {
@@ -96,6 +100,8 @@ func (m *containerManager) stopContainer(ctx context.Context, c *container, time
 	}
 	back, cancel := teardownContext(ctx)
 	defer cancel()
+	op.at("kill")
+	op.on(Wait{For: WaitEnd, group: c.record().CgroupPath})
 	return m.killContainer(back, c)
 }
 
@@ -190,20 +196,23 @@ func (m *containerManager) RemoveContainer(ctx context.Context, id string) error
 	if err != nil {
 		return err
 	}
-	if err := c.op.lock(ctx, "remove container "+c.id); err != nil {
-		return err
-	}
-	defer c.op.unlock()
-	back, cancel := teardownContext(ctx)
-	defer cancel()
-	err = m.stopContainer(back, c, 0)
-	if err == nil {
-		err = m.teardownContainer(back, c)
-	}
-	if err != nil {
-		return fmt.Errorf("remove container %s: %w", c.id, err)
-	}
-	return nil
+	return m.ops.during(ctx, kindRemoveContainer, containerName(m.core, c), c.id, func(op *Operation) error {
+		if err := c.op.lock(ctx, op); err != nil {
+			return err
+		}
+		defer c.op.unlock()
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		err := m.stopContainer(back, op, c, 0)
+		if err == nil {
+			op.at("take away")
+			err = m.teardownContainer(back, c)
+		}
+		if err != nil {
+			return fmt.Errorf("remove container %s: %w", c.id, err)
+		}
+		return nil
+	})
 }
 
 // teardownContainer is the one way back of a failed create, of Remove and of recovery; the record goes last.

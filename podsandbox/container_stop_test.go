@@ -17,7 +17,7 @@ func TestLeavingDaemonEndsStopsAndKillsNothing(t *testing.T) {
 	m.keeper.Store(&keeper.Client{}) // reaches no keeper: a signal is an error that is logged
 	c := newContainer(&record.Container{ID: record.NewID(), Phase: record.ContainerRunning}, &criv1.ContainerConfig{}, [32]byte{})
 	done := make(chan error, 1)
-	go func() { done <- m.stopContainer(t.Context(), c, time.Hour) }()
+	go func() { done <- m.stopContainer(t.Context(), nil, c, time.Hour) }()
 	time.Sleep(20 * time.Millisecond)
 	m.Leave()
 	select {

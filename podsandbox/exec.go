@@ -81,14 +81,18 @@ func (m *execManager) ExecSync(ctx context.Context, id string, args []string, ti
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	result, err := m.execSync(ctx, c, args)
-	if err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
-	}
-	return result, nil
+	var result *ExecResult
+	err = m.ops.during(ctx, kindExec, containerName(m.core, c), c.id, func(op *Operation) (err error) {
+		if result, err = m.execSync(ctx, op, c, args); err != nil {
+			return fmt.Errorf("exec in container %s: %w", c.id, err)
+		}
+		return nil
+	})
+	return result, err
 }
 
-func (m *execManager) execSync(ctx context.Context, c *container, args []string) (*ExecResult, error) {
+func (m *execManager) execSync(ctx context.Context, op *Operation, c *container, args []string) (*ExecResult, error) {
+	op.at("prepare")
 	template, err := m.execTemplate(c)
 	if err != nil {
 		return nil, err
@@ -100,7 +104,7 @@ func (m *execManager) execSync(ctx context.Context, c *container, args []string)
 	// Owner: core; ends by execStartDeadline, launchGrace after the caller; Shutdown waits for it.
 	go func() {
 		defer m.exits.Done()
-		process, output, err := m.launchExec(ctx, c, execID, template.with(args))
+		process, output, err := m.launchExec(ctx, op, c, execID, template.with(args))
 		launched <- launchedExec{process, output, err}
 	}()
 	var process wire.Process
@@ -118,6 +122,8 @@ func (m *execManager) execSync(ctx context.Context, c *container, args []string)
 	}
 	defer output.close()
 	output.start()
+	op.at("run command")
+	op.on(Wait{For: WaitEnd, PID: process.PID, Until: deadlineOf(ctx)})
 	defer m.forgetExec(ctx, execID)
 	select {
 	case exit := <-waiter:
@@ -130,6 +136,12 @@ func (m *execManager) execSync(ctx context.Context, c *container, args []string)
 		m.killTree(c.record().CgroupPath, process, waiter)
 		return nil, kindf(ErrTimeout, "command %q timed out and was killed: %w", args[0], ctx.Err())
 	}
+}
+
+// deadlineOf is when ctx ends by itself; zero where it doesn't.
+func deadlineOf(ctx context.Context) time.Time {
+	at, _ := ctx.Deadline()
+	return at
 }
 
 // execError gives a start that failed because the container ended meanwhile its kind (B27).

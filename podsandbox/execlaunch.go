@@ -45,7 +45,7 @@ func (m *execManager) abandonExec(ctx context.Context, c *container, execID stri
 }
 
 // launchExec starts the command, a bounded number at a time; its output is read once it is asked for.
-func (m *execManager) launchExec(ctx context.Context, c *container, execID string, launchable *spec.Launchable) (wire.Process, *execOutput, error) {
+func (m *execManager) launchExec(ctx context.Context, op *Operation, c *container, execID string, launchable *spec.Launchable) (wire.Process, *execOutput, error) {
 	select {
 	case m.starting <- struct{}{}:
 	case <-ctx.Done():
@@ -65,7 +65,7 @@ func (m *execManager) launchExec(ctx context.Context, c *container, execID strin
 	ctx, cancel = context.WithTimeout(longer, execStartDeadline) // or a hung start without a timeout keeps its slot
 	defer cancel()
 	process, err := m.launch(ctx, launchRequest{
-		id: execID, container: c.id, kind: wire.KindExec, launchable: launchable, cgroup: c.record().CgroupPath, streams: s,
+		op: op, id: execID, container: c.id, kind: wire.KindExec, launchable: launchable, cgroup: c.record().CgroupPath, streams: s,
 	})
 	if err != nil {
 		s.close()

@@ -17,6 +17,7 @@ import (
 
 // launchRequest is one process to start: everything the keeper cannot open by itself is opened here.
 type launchRequest struct {
+	op         *Operation
 	id         string
 	container  string // the owner of an exec
 	kind       wire.Kind
@@ -46,6 +47,7 @@ func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, err
 		return wire.Process{}, fmt.Errorf("open cgroup %s: %w", req.cgroup, err)
 	}
 	defer group.Close()
+	req.op.at("open mounts")
 	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
 		return wire.Process{}, err
 	}
@@ -61,6 +63,8 @@ func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, err
 		request.Stdin, request.Stdout, request.Stderr = s.stdin, s.stdout, s.stderr
 		request.StdinWrite, request.StdoutRead, request.StderrRead, request.Log = s.stdinWrite, s.stdoutRead, s.stderrRead, s.log
 	}
+	req.op.at("start process")
+	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
 	if err != nil {
 		return wire.Process{}, launchError(err)
@@ -107,6 +111,7 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 		case spec.NeedRoot:
 			f, err = m.cfg.Mounts.Overlay(ctx, *req.root)
 		case spec.NeedBind:
+			req.op.on(Wait{For: WaitMount, Name: need.Bind.Source})
 			f, err = m.openBind(ctx, req.launchable, i, need.Bind)
 		case spec.NeedContainer: // the keeper has it
 		default:

@@ -65,6 +65,9 @@ type Config struct {
 	Seccomp    *seccomp.Compiler
 	Network    *cni.Network
 	Images     Images
+
+	// Observe is told of every operation that ended, with the context it ran in. It may not wait. Optional.
+	Observe func(ctx context.Context, op *Operation, err error)
 }
 
 // Manager runs sandboxes and containers. Its verbs come from the parts it is made of.
@@ -120,7 +123,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg.Seccomp == nil || cfg.Network == nil || cfg.Images == nil || cfg.BootID == "" || cfg.CgroupParent == "" {
 		return nil, errors.New("podsandbox: a required part of the configuration is missing")
 	}
-	shared := &core{cfg: cfg, recovered: make(chan struct{}), leaving: make(chan struct{})}
+	shared := &core{cfg: cfg, recovered: make(chan struct{}), leaving: make(chan struct{}), ops: operations{observe: cfg.Observe}}
 	containers := &containerManager{core: shared}
 	m := &Manager{
 		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},
@@ -159,7 +162,7 @@ func (m *core) SandboxIDs() []string {
 	return ids
 }
 
-// Operations lists the creates under way, oldest first.
+// Operations lists what is under way, oldest first.
 func (m *core) Operations() []*Operation { return m.ops.list() }
 
 // Leave ends the stops that wait for a container's own end, which may take hours: their callers ask the next daemon. It

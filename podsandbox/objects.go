@@ -22,7 +22,7 @@ type sandbox struct {
 	id     string
 	config *criv1.PodSandboxConfig // never changed
 	digest [sha256.Size]byte       // of config
-	op     opLock                  // serialises Run, Stop, Remove
+	op     *opLock                 // serialises Run, Stop, Remove
 
 	// commit serialises writers of the record, on disk and here; readers take cur without it.
 	commit  sync.Mutex
@@ -40,7 +40,7 @@ type container struct {
 	id     string
 	config *criv1.ContainerConfig // never changed
 	digest [sha256.Size]byte      // of config and sandbox
-	op     opLock                 // serialises Start and Remove; Stop passes through it
+	op     *opLock                // serialises Start and Remove; Stop passes through it
 
 	commit  sync.Mutex
 	cur     atomic.Pointer[record.Container]
@@ -179,6 +179,11 @@ func (m *core) containersOf(sandboxID string) []*container {
 		}
 	})
 	return list
+}
+
+// podName is how operators call a sandbox.
+func podName(config *criv1.PodSandboxConfig) string {
+	return config.GetMetadata().GetNamespace() + "/" + config.GetMetadata().GetName()
 }
 
 // sandboxKey is the identity a client gives a sandbox; containerKey that of a container.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/podsandbox/record"
 )
 
 func nothing() (string, [sha256.Size]byte, bool) { return "", [sha256.Size]byte{}, false }
@@ -41,7 +44,7 @@ func TestRetriedCreateJoinsTheRunningOne(t *testing.T) {
 			wait.Add(1)
 			go func() {
 				defer wait.Done()
-				answers[i], _ = ops.do(t.Context(), "sandbox a", digest, time.Minute, nothing, job)
+				answers[i], _ = ops.do(t.Context(), create{key: "sandbox a", digest: digest}, time.Minute, nothing, job)
 			}()
 		}
 		synctest.Wait() // all wait for the one job
@@ -62,13 +65,13 @@ func TestSameIdentityWithAnotherConfigIsRefused(t *testing.T) {
 	var ops operations
 	release := make(chan struct{})
 	running := make(chan struct{})
-	go ops.do(t.Context(), "sandbox a", digestFor(t, "a"), time.Minute, nothing, func(context.Context, *Operation) (string, error) {
+	go ops.do(t.Context(), create{key: "sandbox a", digest: digestFor(t, "a")}, time.Minute, nothing, func(context.Context, *Operation) (string, error) {
 		close(running)
 		<-release
 		return "id", nil
 	})
 	<-running
-	_, err := ops.do(t.Context(), "sandbox a", digestFor(t, "b"), time.Minute, nothing, nil)
+	_, err := ops.do(t.Context(), create{key: "sandbox a", digest: digestFor(t, "b")}, time.Minute, nothing, nil)
 	if !errors.Is(err, ErrExists) {
 		t.Errorf("while it runs: got %v, want ErrExists", err)
 	}
@@ -77,10 +80,10 @@ func TestSameIdentityWithAnotherConfigIsRefused(t *testing.T) {
 	for len(ops.list()) > 0 {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := ops.do(t.Context(), "sandbox a", digestFor(t, "b"), time.Minute, finished, nil); !errors.Is(err, ErrExists) {
+	if _, err := ops.do(t.Context(), create{key: "sandbox a", digest: digestFor(t, "b")}, time.Minute, finished, nil); !errors.Is(err, ErrExists) {
 		t.Errorf("when it is finished: got %v, want ErrExists", err)
 	}
-	if id, err := ops.do(t.Context(), "sandbox a", digestFor(t, "a"), time.Minute, finished, nil); id != "id" || err != nil {
+	if id, err := ops.do(t.Context(), create{key: "sandbox a", digest: digestFor(t, "a")}, time.Minute, finished, nil); id != "id" || err != nil {
 		t.Errorf("same config: got %q, %v, want the finished object", id, err)
 	}
 }
@@ -96,7 +99,7 @@ func TestVanishedClientDoesNotStopTheCreate(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err := ops.do(ctx, "sandbox a", digestFor(t, "a"), time.Minute, nothing, job)
+	_, err := ops.do(ctx, create{key: "sandbox a", digest: digestFor(t, "a")}, time.Minute, nothing, job)
 	if !errors.Is(err, ErrTimeout) {
 		t.Fatalf("got %v, want ErrTimeout", err)
 	}
@@ -105,7 +108,7 @@ func TestVanishedClientDoesNotStopTheCreate(t *testing.T) {
 	}
 	got := make(chan string)
 	go func() {
-		id, _ := ops.do(t.Context(), "sandbox a", digestFor(t, "a"), time.Minute, nothing, nil)
+		id, _ := ops.do(t.Context(), create{key: "sandbox a", digest: digestFor(t, "a")}, time.Minute, nothing, nil)
 		got <- id
 	}()
 	time.Sleep(10 * time.Millisecond)
@@ -120,16 +123,16 @@ func TestVanishedClientDoesNotStopTheCreate(t *testing.T) {
 
 func TestOpLockIsLeftByACancelledCaller(t *testing.T) {
 	l := newOpLock()
-	if err := l.lock(t.Context(), "stop"); err != nil {
+	if err := l.lock(t.Context(), &Operation{Kind: "stop"}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := l.lock(ctx, "stop"); !errors.Is(err, ErrTimeout) {
+	if err := l.lock(ctx, &Operation{Kind: "stop"}); !errors.Is(err, ErrTimeout) {
 		t.Errorf("got %v, want ErrTimeout", err)
 	}
 	l.unlock()
-	if err := l.lock(t.Context(), "stop"); err != nil {
+	if err := l.lock(t.Context(), &Operation{Kind: "stop"}); err != nil {
 		t.Errorf("after unlock: %v", err)
 	}
 }
@@ -146,4 +149,65 @@ func TestCreationTimesStrictlyIncrease(t *testing.T) {
 		}
 		future = next
 	}
+}
+
+// Whoever waits for another operation's turn names it, while it waits and in its error.
+func TestWaitingOperationNamesWhomItWaitsFor(t *testing.T) {
+	var ops operations
+	var m Manager
+	l := newOpLock()
+	stop := ops.begin(kindStopSandbox, "ns/pod", "3f2a91")
+	if err := l.lock(t.Context(), stop); err != nil {
+		t.Fatal(err)
+	}
+	stop.at("release network and namespaces")
+	remove := ops.begin(kindRemoveSandbox, "ns/pod", "3f2a91")
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error, 1)
+	go func() { failed <- l.lock(ctx, remove) }()
+	var waits []Wait
+	for len(waits) == 0 {
+		time.Sleep(time.Millisecond)
+		waits = m.Waits(remove)
+	}
+	if want := "stop sandbox 3f2a91: release network and namespaces"; waits[0].For != WaitOperation || waits[0].Name != want {
+		t.Errorf("got %+v, want an operation called %q", waits, want)
+	}
+	cancel()
+	if err := <-failed; !strings.Contains(err.Error(), "stop sandbox: release network") {
+		t.Errorf("got %v, want the operation that holds it up named", err)
+	}
+	l.unlock()
+	if waits := m.Waits(remove); len(waits) != 0 {
+		t.Errorf("after the other's end: got %+v, want nothing to wait for", waits)
+	}
+}
+
+// An operation's end is told with every step and how long it took, and a step that comes later is nobody's.
+func TestObserverHearsEveryStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var heard []Step
+		var result error
+		ops := operations{observe: func(_ context.Context, op *Operation, err error) { heard, result = op.Steps(), err }}
+		boom := errors.New("boom")
+		var late *Operation
+		err := ops.during(t.Context(), kindStartContainer, "ns/pod/c", "id", func(op *Operation) error {
+			op.at("compile plan")
+			time.Sleep(2 * time.Second)
+			op.at("start process")
+			time.Sleep(3 * time.Second)
+			if got := op.timings(); len(got) != 1 || got[0] != (record.Step{Name: "compile plan", Micros: 2e6}) {
+				t.Errorf("timings under way: got %v, want the finished step alone", got)
+			}
+			late = op
+			return boom
+		})
+		late.at("too late")
+		if err != boom || result != boom || len(heard) != 2 || heard[0].Took != 2*time.Second || heard[1].Took != 3*time.Second || heard[1].Name != "start process" {
+			t.Errorf("got %v, %v, %+v, want both steps and the error", err, result, heard)
+		}
+		if len(ops.list()) != 0 || len(late.Steps()) != 2 {
+			t.Errorf("afterwards: %d operations, steps %v", len(ops.list()), late.Steps())
+		}
+	})
 }

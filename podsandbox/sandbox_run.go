@@ -50,7 +50,8 @@ func (m *sandboxManager) RunSandbox(ctx context.Context, config *criv1.PodSandbo
 		}
 		return s.id, s.digest, true
 	}
-	id, err := m.ops.do(ctx, key, digest, createDeadline, finished, func(ctx context.Context, op *Operation) (string, error) {
+	want := create{kind: kindRunSandbox, name: podName(config), key: key, digest: digest}
+	id, err := m.ops.do(ctx, want, createDeadline, finished, func(ctx context.Context, op *Operation) (string, error) {
 		return m.makeSandbox(ctx, op, config, digest)
 	})
 	if err != nil {
@@ -77,6 +78,8 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 		rec.CgroupParent = m.cfg.CgroupParent
 	}
 	s := newSandbox(rec, config, digest)
+	op.is(s.id)
+	op.at("record")
 	m.creating.Store(s.id, true)
 	defer m.creating.Delete(s.id)
 	if err := m.changeSandbox(s, func(*record.Sandbox) {}); err != nil {
@@ -84,6 +87,8 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 	}
 	key := sandboxKey(config.GetMetadata())
 	if err := m.acquire(ctx, op, s); err != nil {
+		op.at("take back")
+		op.on(Wait{For: WaitPlugin})
 		back, cancel := teardownContext(ctx)
 		defer cancel()
 		if tearErr := m.teardownSandbox(back, s); tearErr != nil {
@@ -121,23 +126,26 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 	}
 	if own.Net {
 		op.at("attach network")
+		op.on(Wait{For: WaitPlugin})
 		if err := m.attach(ctx, s); err != nil {
 			return err
 		}
 	}
 	if len(late) > 0 {
+		op.at("write sysctls")
 		if err := m.cfg.Namespaces.WriteSysctls(ctx, s.id, late); err != nil {
 			return sysctlError(err)
 		}
 	}
 	if own.PID == spec.PIDShared {
 		op.at("start reaper")
-		if err := m.startReaper(ctx, s); err != nil {
+		if err := m.startReaper(ctx, op, s); err != nil {
 			return fmt.Errorf("start the sandbox's PID 1: %w", err)
 		}
 	}
+	op.at("record as ready")
 	return m.changeSandbox(s, func(r *record.Sandbox) {
-		r.Phase = record.SandboxReady
+		r.Phase, r.RunSteps = record.SandboxReady, op.timings()
 		r.NetPath = ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net))
 		r.IPCPath = ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC))
 		r.UTSPath = ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS))
@@ -199,7 +207,7 @@ func (m *sandboxManager) cniPod(s *sandbox) cni.Pod {
 }
 
 // startReaper starts the PID 1 of a shared PID namespace: init itself, which stays and reaps.
-func (m *sandboxManager) startReaper(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sandbox) error {
 	own := spec.SandboxNamespaces(s.config)
 	launchable, err := spec.Reaper(spec.ReaperInput{
 		ID: s.id, Node: m.cfg.Node, NetPath: ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net)),
@@ -208,7 +216,7 @@ func (m *sandboxManager) startReaper(ctx context.Context, s *sandbox) error {
 	if err != nil {
 		return err
 	}
-	process, err := m.launch(ctx, launchRequest{id: s.id, kind: wire.KindReaper, launchable: launchable, cgroup: m.reaperCgroup(s)})
+	process, err := m.launch(ctx, launchRequest{op: op, id: s.id, kind: wire.KindReaper, launchable: launchable, cgroup: m.reaperCgroup(s)})
 	if err != nil {
 		return err
 	}

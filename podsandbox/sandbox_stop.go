@@ -22,16 +22,18 @@ func (m *sandboxManager) StopSandbox(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.op.lock(ctx, "stop sandbox "+s.id); err != nil {
-		return err
-	}
-	defer s.op.unlock()
-	back, cancel := teardownContext(ctx)
-	defer cancel()
-	if err := m.stopSandbox(back, s); err != nil {
-		return fmt.Errorf("stop sandbox %s: %w", s.id, err)
-	}
-	return nil
+	return m.ops.during(ctx, kindStopSandbox, podName(s.config), s.id, func(op *Operation) error {
+		if err := s.op.lock(ctx, op); err != nil {
+			return err
+		}
+		defer s.op.unlock()
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		if err := m.stopSandbox(back, op, s); err != nil {
+			return fmt.Errorf("stop sandbox %s: %w", s.id, err)
+		}
+		return nil
+	})
 }
 
 // RemoveSandbox stops the sandbox and removes it with all its containers; an unknown id is success.
@@ -43,27 +45,36 @@ func (m *sandboxManager) RemoveSandbox(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.op.lock(ctx, "remove sandbox "+s.id); err != nil {
-		return err
-	}
-	defer s.op.unlock()
-	back, cancel := teardownContext(ctx)
-	defer cancel()
-	err = m.stopSandbox(back, s)
+	return m.ops.during(ctx, kindRemoveSandbox, podName(s.config), s.id, func(op *Operation) error {
+		if err := s.op.lock(ctx, op); err != nil {
+			return err
+		}
+		defer s.op.unlock()
+		back, cancel := teardownContext(ctx)
+		defer cancel()
+		if err := m.removeSandbox(back, op, s); err != nil {
+			return fmt.Errorf("remove sandbox %s: %w", s.id, err)
+		}
+		return nil
+	})
+}
+
+func (m *sandboxManager) removeSandbox(ctx context.Context, op *Operation, s *sandbox) error {
+	err := m.stopSandbox(ctx, op, s)
+	op.at("remove containers")
 	for _, c := range m.containersOf(s.id) {
-		err = errors.Join(err, m.containerVerbs.RemoveContainer(back, c.id))
-	}
-	if err == nil {
-		err = m.teardownSandbox(back, s)
+		err = errors.Join(err, m.containerVerbs.RemoveContainer(ctx, c.id))
 	}
 	if err != nil {
-		return fmt.Errorf("remove sandbox %s: %w", s.id, err)
+		return err
 	}
-	return nil
+	op.at("take away")
+	return m.teardownSandbox(ctx, s)
 }
 
 // stopSandbox leaves the sandbox not ready, with nothing running and no network.
-func (m *sandboxManager) stopSandbox(ctx context.Context, s *sandbox) error {
+func (m *sandboxManager) stopSandbox(ctx context.Context, op *Operation, s *sandbox) error {
+	op.at("kill containers")
 	if s.record().Phase != record.SandboxNotReady {
 		// From here on no container starts in it (B15).
 		m.endSandbox(ctx, s, func(r *record.Sandbox) { r.Phase = record.SandboxNotReady })
@@ -71,6 +82,8 @@ func (m *sandboxManager) stopSandbox(ctx context.Context, s *sandbox) error {
 	if err := m.killContainers(ctx, s); err != nil {
 		return err
 	}
+	op.at("release network and namespaces")
+	op.on(Wait{For: WaitPlugin})
 	return m.release(ctx, s)
 }
 

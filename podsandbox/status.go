@@ -34,7 +34,7 @@ func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusRe
 	}
 	info, err := infoJSON(s.config, map[string]any{
 		"pid": rec.ReaperPID, "netns": rec.NetPath, "ipcns": rec.IPCPath, "utsns": rec.UTSPath, "cgroupParent": rec.CgroupParent,
-		"attachment": rec.Attachment, "reason": rec.Reason,
+		"attachment": rec.Attachment, "reason": rec.Reason, "runSteps": rec.RunSteps,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("status of sandbox %s: %w", s.id, err)
@@ -77,7 +77,9 @@ func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusR
 	if !verbose {
 		return resp, nil
 	}
-	facts := map[string]any{"pid": rec.PID, "sandboxID": rec.SandboxID, "cgroupPath": rec.CgroupPath}
+	facts := map[string]any{
+		"pid": rec.PID, "sandboxID": rec.SandboxID, "cgroupPath": rec.CgroupPath, "createSteps": rec.CreateSteps, "startSteps": rec.StartSteps,
+	}
 	if ociSpec, err := m.recordedSpec(c.id); err == nil {
 		facts["runtimeSpec"] = ociSpec
 		facts["notes"] = spec.Notes(ociSpec)

@@ -130,15 +130,6 @@ func progress(p image.Progress) *adminv1.PullImageResponse {
 	}
 }
 
-// ListOperations says what is being created, since when and where it is.
-func (s *Server) ListOperations(context.Context, *adminv1.ListOperationsRequest) (*adminv1.ListOperationsResponse, error) {
-	resp := &adminv1.ListOperationsResponse{}
-	for _, op := range s.cfg.Manager.Operations() {
-		resp.Operations = append(resp.Operations, &adminv1.Operation{Key: op.Key, Step: op.Step(), StartedAt: op.Started.UnixNano()})
-	}
-	return resp, nil
-}
-
 func toStatus(err error) error {
 	switch {
 	case errors.Is(err, image.ErrInvalidReference):

@@ -60,6 +60,8 @@ type Sandbox struct {
 	ReaperPID       int    `json:"reaperPID,omitempty"`
 	ReaperStartTime uint64 `json:"reaperStartTime,omitempty"` // clock ticks after boot, field 22 of /proc/pid/stat
 	Reason          string `json:"reason,omitempty"`          // why it is NotReady or its teardown did not finish
+
+	RunSteps []Step `json:"runSteps,omitempty"` // how long each step of making it took
 }
 
 // Container is what is kept of a container.
@@ -89,6 +91,15 @@ type Container struct {
 	UID    int64   `json:"uid,omitempty"` // the first process's, as ContainerStatus.user reports it
 	GID    int64   `json:"gid,omitempty"`
 	Groups []int64 `json:"groups,omitempty"`
+
+	CreateSteps []Step `json:"createSteps,omitempty"` // how long each step took
+	StartSteps  []Step `json:"startSteps,omitempty"`
+}
+
+// Step is how long one part of a create or start took.
+type Step struct {
+	Name   string `json:"step"`
+	Micros int64  `json:"micros"`
 }
 
 // Bad is a record that is there and cannot be used.

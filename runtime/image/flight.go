@@ -16,6 +16,7 @@ var errAbandoned = errors.New("every caller has left")
 // the others wait for its answer. The work lives as long as one of them waits.
 type flights struct {
 	progressTimeout time.Duration
+	observe         func(context.Context, Pulled) // nil without anybody who wants to know
 	running         sync.WaitGroup
 
 	// mu guards closed, open and every flight's waiters.
@@ -78,6 +79,9 @@ func (f *flights) startLocked(ctx context.Context, key, ref string,
 			fl.err = pullFailure(ref, fl.err, context.Cause(ctx))
 		}
 		f.forget(key, fl)
+		if f.observe != nil {
+			f.observe(ctx, fl.monitor.pulled(fl.err))
+		}
 		cancel(nil)
 		close(fl.done)
 	}()

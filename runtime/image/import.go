@@ -34,7 +34,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader, options ImportOptions) 
 		return nil, fmt.Errorf("import images: %w", ctx.Err())
 	}
 	var imported []Image
-	err := s.flights.alone(ctx, "archive", options.Progress, func(ctx context.Context, m *monitor) error {
+	err := s.flights.alone(ctx, Archive, options.Progress, func(ctx context.Context, m *monitor) error {
 		m.enter("importing")
 		var err error
 		imported, err = s.importArchive(libraryContext(ctx), untilDone(ctx, r), options.Reference, m)

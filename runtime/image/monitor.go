@@ -32,28 +32,42 @@ const (
 // has stopped sending (B43).
 type monitor struct {
 	reference string
-	phase     atomic.Pointer[string]
-	waiting   atomic.Int64 // requests whose answer is not here yet
-	lastMove  atomic.Int64 // unix nanoseconds
+	started   time.Time
+	phase     atomic.Pointer[Phase]
+	host      atomic.Pointer[string] // of the last request
+	received  atomic.Int64           // bytes of all answers
+	waiting   atomic.Int64           // requests whose answer is not here yet
+	lastMove  atomic.Int64           // unix nanoseconds
 
 	bytesDone, bytesTotal   atomic.Int64
 	layersDone, layersTotal atomic.Int64
 
-	// mu guards watchers.
+	// mu guards watchers and phases.
 	mu       sync.Mutex
 	watchers map[int]func(Progress)
 	next     int
+	phases   []Phase
 }
 
 func newMonitor(reference string) *monitor {
-	m := &monitor{reference: reference, watchers: map[int]func(Progress){}}
+	m := &monitor{reference: reference, started: time.Now(), watchers: map[int]func(Progress){}}
 	m.enter("resolving")
 	return m
 }
 
-func (m *monitor) enter(phase string) {
-	m.phase.Store(&phase)
+// enter begins a phase. Layers are unpacked while others are fetched, so that a phase may come again.
+func (m *monitor) enter(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.move()
+	if now := m.phase.Load(); now != nil && now.Name == name {
+		return
+	}
+	phase := Phase{Name: name, Began: time.Now()}
+	m.phase.Store(&phase)
+	if len(m.phases) < maxPhases {
+		m.phases = append(m.phases, phase)
+	}
 }
 
 func (m *monitor) move() { m.lastMove.Store(time.Now().UnixNano()) }
@@ -110,13 +124,17 @@ func (m *monitor) report() {
 	if len(m.watchers) == 0 {
 		return
 	}
-	p := Progress{
-		Reference: m.reference, Phase: *m.phase.Load(),
-		BytesDone: m.bytesDone.Load(), BytesTotal: m.bytesTotal.Load(),
-		LayersDone: int(m.layersDone.Load()), LayersTotal: int(m.layersTotal.Load()),
-	}
+	p := m.progress()
 	for _, f := range m.watchers {
 		f(p)
+	}
+}
+
+func (m *monitor) progress() Progress {
+	return Progress{
+		Reference: m.reference, Phase: m.phase.Load().Name,
+		BytesDone: m.bytesDone.Load(), BytesTotal: m.bytesTotal.Load(),
+		LayersDone: int(m.layersDone.Load()), LayersTotal: int(m.layersTotal.Load()),
 	}
 }
 
@@ -131,6 +149,7 @@ type meter struct {
 }
 
 func (t *meter) RoundTrip(req *http.Request) (*http.Response, error) {
+	t.monitor.host.Store(&req.URL.Host)
 	t.monitor.waiting.Add(1)
 	t.monitor.move()
 	resp, err := t.next.RoundTrip(req)
@@ -168,6 +187,7 @@ type meteredBody struct {
 func (b *meteredBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
+		b.monitor.received.Add(int64(n))
 		b.monitor.move()
 	}
 	b.left -= int64(n)

@@ -70,6 +70,9 @@ type Config struct {
 	Platform string
 	// Pinned names images that are reported as pinned. Remove obeys anyway.
 	Pinned []string
+	// Observe is told of every pull that ended, with the context it ran in,
+	// before its callers are. It may not wait. Optional.
+	Observe func(context.Context, Pulled)
 
 	collectDelay time.Duration // tests don't want to wait
 	bootID       string        // tests don't want to reboot
@@ -151,7 +154,7 @@ func newStore(config Config) (*Store, error) {
 		platform: platforms.Only(spec), wanted: platforms.Format(spec),
 		table: memory, unsynced: pending, locks: newKeyLocks(),
 		slots:   semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
-		flights: &flights{progressTimeout: config.ProgressTimeout, open: map[string]*flight{}},
+		flights: &flights{progressTimeout: config.ProgressTimeout, observe: config.Observe, open: map[string]*flight{}},
 		changes: make(chan struct{}, 1), imports: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	if s.collectDelay = config.collectDelay; s.collectDelay == 0 {

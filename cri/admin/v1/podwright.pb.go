@@ -397,9 +397,13 @@ func (x *ListOperationsResponse) GetOperations() []*Operation {
 
 type Operation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // what it is done to, as its client calls it
 	Step          string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
-	StartedAt     int64                  `protobuf:"varint,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // Unix time in nanoseconds
+	StartedAt     int64                  `protobuf:"varint,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"` // Unix time in nanoseconds, as the others
+	Kind          string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"`                             // run sandbox, stop container, pull image, ...
+	Id            string                 `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`                                 // of the sandbox or container, once it has one
+	StepStartedAt int64                  `protobuf:"varint,6,opt,name=step_started_at,json=stepStartedAt,proto3" json:"step_started_at,omitempty"`
+	WaitsFor      []*Wait                `protobuf:"bytes,7,rep,name=waits_for,json=waitsFor,proto3" json:"waits_for,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,9 +438,9 @@ func (*Operation) Descriptor() ([]byte, []int) {
 	return file_podwright_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *Operation) GetKey() string {
+func (x *Operation) GetName() string {
 	if x != nil {
-		return x.Key
+		return x.Name
 	}
 	return ""
 }
@@ -451,6 +455,111 @@ func (x *Operation) GetStep() string {
 func (x *Operation) GetStartedAt() int64 {
 	if x != nil {
 		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Operation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Operation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Operation) GetStepStartedAt() int64 {
+	if x != nil {
+		return x.StepStartedAt
+	}
+	return 0
+}
+
+func (x *Operation) GetWaitsFor() []*Wait {
+	if x != nil {
+		return x.WaitsFor
+	}
+	return nil
+}
+
+// Wait is what an operation waits for.
+type Wait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`     // operation, CNI plugin, mount source, start, end, registry
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // which one
+	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`      // of the process behind it, where there is one
+	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"` // what that is at
+	Until         int64                  `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`  // when the waiting is over at the latest, where that is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Wait) Reset() {
+	*x = Wait{}
+	mi := &file_podwright_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Wait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Wait) ProtoMessage() {}
+
+func (x *Wait) ProtoReflect() protoreflect.Message {
+	mi := &file_podwright_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Wait.ProtoReflect.Descriptor instead.
+func (*Wait) Descriptor() ([]byte, []int) {
+	return file_podwright_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Wait) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Wait) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Wait) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Wait) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Wait) GetUntil() int64 {
+	if x != nil {
+		return x.Until
 	}
 	return 0
 }
@@ -486,12 +595,22 @@ const file_podwright_proto_rawDesc = "" +
 	"\x16ListOperationsResponse\x127\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x17.podwright.v1.OperationR\n" +
-	"operations\"P\n" +
-	"\tOperation\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x12\n" +
+	"operations\"\xcf\x01\n" +
+	"\tOperation\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x1d\n" +
 	"\n" +
-	"started_at\x18\x03 \x01(\x03R\tstartedAt2\x87\x02\n" +
+	"started_at\x18\x03 \x01(\x03R\tstartedAt\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12&\n" +
+	"\x0fstep_started_at\x18\x06 \x01(\x03R\rstepStartedAt\x12/\n" +
+	"\twaits_for\x18\a \x03(\v2\x12.podwright.v1.WaitR\bwaitsFor\"n\n" +
+	"\x04Wait\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x05R\x03pid\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\x12\x14\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until2\x87\x02\n" +
 	"\x05Admin\x12Q\n" +
 	"\n" +
 	"LoadImages\x12\x1f.podwright.v1.LoadImagesRequest\x1a .podwright.v1.LoadImagesResponse(\x01\x12N\n" +
@@ -510,7 +629,7 @@ func file_podwright_proto_rawDescGZIP() []byte {
 	return file_podwright_proto_rawDescData
 }
 
-var file_podwright_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_podwright_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_podwright_proto_goTypes = []any{
 	(*LoadImagesRequest)(nil),      // 0: podwright.v1.LoadImagesRequest
 	(*LoadImagesResponse)(nil),     // 1: podwright.v1.LoadImagesResponse
@@ -520,21 +639,23 @@ var file_podwright_proto_goTypes = []any{
 	(*ListOperationsRequest)(nil),  // 5: podwright.v1.ListOperationsRequest
 	(*ListOperationsResponse)(nil), // 6: podwright.v1.ListOperationsResponse
 	(*Operation)(nil),              // 7: podwright.v1.Operation
+	(*Wait)(nil),                   // 8: podwright.v1.Wait
 }
 var file_podwright_proto_depIdxs = []int32{
 	2, // 0: podwright.v1.LoadImagesResponse.images:type_name -> podwright.v1.LoadedImage
 	7, // 1: podwright.v1.ListOperationsResponse.operations:type_name -> podwright.v1.Operation
-	0, // 2: podwright.v1.Admin.LoadImages:input_type -> podwright.v1.LoadImagesRequest
-	3, // 3: podwright.v1.Admin.PullImage:input_type -> podwright.v1.PullImageRequest
-	5, // 4: podwright.v1.Admin.ListOperations:input_type -> podwright.v1.ListOperationsRequest
-	1, // 5: podwright.v1.Admin.LoadImages:output_type -> podwright.v1.LoadImagesResponse
-	4, // 6: podwright.v1.Admin.PullImage:output_type -> podwright.v1.PullImageResponse
-	6, // 7: podwright.v1.Admin.ListOperations:output_type -> podwright.v1.ListOperationsResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8, // 2: podwright.v1.Operation.waits_for:type_name -> podwright.v1.Wait
+	0, // 3: podwright.v1.Admin.LoadImages:input_type -> podwright.v1.LoadImagesRequest
+	3, // 4: podwright.v1.Admin.PullImage:input_type -> podwright.v1.PullImageRequest
+	5, // 5: podwright.v1.Admin.ListOperations:input_type -> podwright.v1.ListOperationsRequest
+	1, // 6: podwright.v1.Admin.LoadImages:output_type -> podwright.v1.LoadImagesResponse
+	4, // 7: podwright.v1.Admin.PullImage:output_type -> podwright.v1.PullImageResponse
+	6, // 8: podwright.v1.Admin.ListOperations:output_type -> podwright.v1.ListOperationsResponse
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_podwright_proto_init() }
@@ -548,7 +669,7 @@ func file_podwright_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_podwright_proto_rawDesc), len(file_podwright_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,7 +35,7 @@ type AdminClient interface {
 	LoadImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[LoadImagesRequest, LoadImagesResponse], error)
 	// PullImage pulls and reports progress; the last message carries the image's id.
 	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PullImageResponse], error)
-	// ListOperations lists the creates under way, with the step each is at.
+	// ListOperations lists what is under way, oldest first, with the step each is at and what it waits for.
 	ListOperations(ctx context.Context, in *ListOperationsRequest, opts ...grpc.CallOption) (*ListOperationsResponse, error)
 }
 
@@ -98,7 +98,7 @@ type AdminServer interface {
 	LoadImages(grpc.ClientStreamingServer[LoadImagesRequest, LoadImagesResponse]) error
 	// PullImage pulls and reports progress; the last message carries the image's id.
 	PullImage(*PullImageRequest, grpc.ServerStreamingServer[PullImageResponse]) error
-	// ListOperations lists the creates under way, with the step each is at.
+	// ListOperations lists what is under way, oldest first, with the step each is at and what it waits for.
 	ListOperations(context.Context, *ListOperationsRequest) (*ListOperationsResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }

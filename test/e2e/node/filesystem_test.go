@@ -185,11 +185,9 @@ func TestRecursiveReadOnlyVolumes(t *testing.T) {
 	}
 }
 
-// A source that hangs, as one on a dead server does, ends with its caller's patience and holds nobody else up.
-func TestHungVolumeHoldsUpNobodyElse(t *testing.T) {
-	n := onNode(t)
-	p := n.pod(t)
-	dir := t.TempDir()
+// hangingFileSystem is mounted on dir until the returned function is called.
+func hangingFileSystem(t *testing.T, dir string) (release func()) {
+	t.Helper()
 	device, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Skipf("FUSE is missing: %v", err)
@@ -199,17 +197,25 @@ func TestHungVolumeHoldsUpNobodyElse(t *testing.T) {
 		unix.Close(device)
 		t.Fatal(err)
 	}
-	release := sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		unix.Close(device)
 		unix.Unmount(dir, unix.MNT_DETACH)
 	})
+}
+
+// A source that hangs, as one on a dead server does, ends with its caller's patience and holds nobody else up.
+func TestHungVolumeHoldsUpNobodyElse(t *testing.T) {
+	n := onNode(t)
+	p := n.pod(t)
+	dir := t.TempDir()
+	release := hangingFileSystem(t, dir)
 	defer release()
 	config := p.containerConfig(func(c *criv1.ContainerConfig) {
 		c.Mounts = []*criv1.Mount{bind(filepath.Join(dir, "volume"), "/volume")}
 	}, "true")
 	short, cancel := contextWithTimeout(time.Second)
 	defer cancel()
-	_, err = n.CreateContainer(short, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+	_, err := n.CreateContainer(short, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
 	wantError(t, err, codes.DeadlineExceeded)
 	begin := time.Now()
 	if got := p.output(nil, "echo", "lively"); got != "lively\n" {
