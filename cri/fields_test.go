@@ -19,6 +19,7 @@ var calls = []string{
 	"RuntimeService.RunPodSandbox", "RuntimeService.StopPodSandbox", "RuntimeService.RemovePodSandbox", "RuntimeService.PodSandboxStatus",
 	"RuntimeService.ListPodSandbox", "RuntimeService.CreateContainer", "RuntimeService.StartContainer", "RuntimeService.StopContainer",
 	"RuntimeService.RemoveContainer", "RuntimeService.ListContainers", "RuntimeService.ContainerStatus", "RuntimeService.ExecSync",
+	"RuntimeService.GetContainerEvents", "RuntimeService.StreamPodSandboxes", "RuntimeService.StreamContainers", "ImageService.StreamImages",
 	"ImageService.PullImage", "ImageService.ImageStatus", "ImageService.ListImages", "ImageService.RemoveImage", "ImageService.ImageFsInfo",
 }
 
@@ -50,6 +51,14 @@ var requestFields = map[string]string{
 	"ListContainersRequest.filter.label_selector":                       "handled",
 	"ContainerStatusRequest.container_id":                               "handled",
 	"ContainerStatusRequest.verbose":                                    "handled",
+	"StreamPodSandboxesRequest.filter.id":                               "handled",
+	"StreamPodSandboxesRequest.filter.state.state":                      "handled",
+	"StreamPodSandboxesRequest.filter.label_selector":                   "handled",
+	"StreamContainersRequest.filter.id":                                 "handled",
+	"StreamContainersRequest.filter.state.state":                        "handled",
+	"StreamContainersRequest.filter.pod_sandbox_id":                     "handled",
+	"StreamContainersRequest.filter.label_selector":                     "handled",
+	"StreamImagesRequest.filter.image":                                  "image",
 	"ExecSyncRequest.container_id":                                      "handled",
 	"ExecSyncRequest.cmd":                                               "handled",
 	"ExecSyncRequest.timeout":                                           "handled",

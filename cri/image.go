@@ -59,22 +59,29 @@ func (s *Server) ImageStatus(_ context.Context, req *criv1.ImageStatusRequest) (
 
 // ListImages answers from memory; a filter names one image by any of its references.
 func (s *Server) ListImages(_ context.Context, req *criv1.ListImagesRequest) (*criv1.ListImagesResponse, error) {
-	resp := &criv1.ListImagesResponse{}
-	if ref := req.GetFilter().GetImage().GetImage(); ref != "" {
-		img, err := s.cfg.Images.Get(ref)
+	images, err := listImages(s.cfg.Images, req.GetFilter())
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	return &criv1.ListImagesResponse{Images: images}, nil
+}
+
+func listImages(store *image.Store, filter *criv1.ImageFilter) ([]*criv1.Image, error) {
+	var images []*criv1.Image
+	if ref := filter.GetImage().GetImage(); ref != "" {
+		img, err := store.Get(ref)
 		if errors.Is(err, image.ErrNotFound) {
-			return resp, nil
+			return nil, nil
 		}
 		if err != nil {
-			return nil, toStatus(err)
+			return nil, err
 		}
-		resp.Images = []*criv1.Image{toCRI(img)}
-		return resp, nil
+		return []*criv1.Image{toCRI(img)}, nil
 	}
-	for _, img := range s.cfg.Images.List() {
-		resp.Images = append(resp.Images, toCRI(img))
+	for _, img := range store.List() {
+		images = append(images, toCRI(img))
 	}
-	return resp, nil
+	return images, nil
 }
 
 // RemoveImage removes the image with all its tags, named by any reference to it; an absent one is success (B1).

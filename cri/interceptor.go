@@ -36,6 +36,53 @@ func LogCalls(ctx context.Context, req any, call *grpc.UnaryServerInfo, handler 
 	return resp, err
 }
 
+// Streams is the interceptor of streams: it logs the end of each like LogCalls, and ends those of the CRI when the daemon
+// leaves. A client that reads nothing holds its handler in Send for as long as it likes: such a handler is left behind, and
+// ends with its stream, which grpc closes once the interceptor has returned.
+type Streams struct {
+	Leaving <-chan struct{} // closed when the daemon stops
+}
+
+// streamGrace is how long a stream may go on once the daemon is leaving.
+const streamGrace = time.Second
+
+// Intercept is for grpc.StreamInterceptor.
+func (s Streams) Intercept(srv any, stream grpc.ServerStream, call *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	begin := time.Now()
+	err := s.handle(srv, stream, call, handler)
+	facts := []any{"method", path.Base(call.FullMethod), "duration", time.Since(begin)}
+	log := klog.FromContext(stream.Context())
+	switch code := status.Code(err); code {
+	case codes.OK, codes.Canceled:
+		log.V(4).Info("Ended stream", append(facts, "code", code.String())...)
+	case codes.Unavailable, codes.ResourceExhausted, codes.NotFound, codes.Unimplemented:
+		log.V(2).Info("Ended stream", append(facts, "code", code.String(), "err", status.Convert(err).Message())...)
+	default:
+		log.Error(nil, "Stream failed", append(facts, "code", code.String(), "err", status.Convert(err).Message())...)
+	}
+	return err
+}
+
+func (s Streams) handle(srv any, stream grpc.ServerStream, call *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if !strings.HasPrefix(call.FullMethod, "/runtime.v1.") {
+		return handler(srv, stream) // an image that is being loaded has the time that creates have
+	}
+	done := make(chan error, 1)
+	// Owner: this call, or the stream once the daemon leaves; ends with the handler.
+	go func() { done <- handler(srv, stream) }()
+	select {
+	case err := <-done:
+		return err
+	case <-s.Leaving:
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(streamGrace):
+		return status.Error(codes.Unavailable, "podwright is restarting; ask again")
+	}
+}
+
 func isPoll(method string) bool {
 	return strings.HasPrefix(method, "List") || strings.HasSuffix(method, "Status") || strings.HasSuffix(method, "Stats") ||
 		method == "Version" || method == "ImageFsInfo" || method == "RuntimeConfig" || method == "ExecSync"

@@ -32,11 +32,18 @@ type Config struct {
 	Driver  criv1.CgroupDriver // announced by RuntimeConfig
 }
 
-// Server answers the runtime and the image service.
+// Server answers the runtime and the image service. Families of calls are parts of it: 43 methods are too many for one
+// type to be read.
 type Server struct {
+	unimplemented
+	listStreams
+	cfg Config
+}
+
+// unimplemented answers what nothing else does. It stands one level below the families, so that a call of theirs hides it.
+type unimplemented struct {
 	criv1.UnimplementedRuntimeServiceServer
 	criv1.UnimplementedImageServiceServer
-	cfg Config
 }
 
 // New checks cfg.
@@ -44,7 +51,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Version == "" || cfg.Info == nil {
 		return nil, errors.New("cri: manager, images, network, version and info are required")
 	}
-	return &Server{cfg: cfg}, nil
+	return &Server{cfg: cfg, listStreams: listStreams{cfg}}, nil
 }
 
 // Register puts both services on one gRPC server, as the kubelet expects them on one socket.

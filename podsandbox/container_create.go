@@ -88,11 +88,11 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 		defer cancel()
 		if tearErr := m.teardownContainer(back, c); tearErr != nil {
 			klog.FromContext(ctx).Error(tearErr, "Left a container that could not be torn down", "containerID", c.id)
-			m.containers.put(c.id, c) // listed as unknown: Remove is tried again
+			showContainer(m.core, c) // listed as unknown: Remove is tried again
 		}
 		return "", fmt.Errorf("create container %s in sandbox %s: %w", c.id, s.id, err)
 	}
-	m.containers.put(c.id, c)
+	showContainer(m.core, c)
 	m.containerKeys.Store(containerKey(s.id, config.GetMetadata()), c.id)
 	if s.record().Phase != record.SandboxReady {
 		// The sandbox was stopped meanwhile, and its Remove may have looked for containers already.

@@ -233,7 +233,10 @@ func (m *containerManager) teardownContainer(ctx context.Context, c *container) 
 	if err := m.deleteContainer(c); err != nil {
 		return fmt.Errorf("delete record: %w", err)
 	}
-	m.containers.delete(c.id)
+	was := m.containers.delete(c.id)
 	m.containerKeys.CompareAndDelete(containerKey(c.record().SandboxID, c.config.GetMetadata()), c.id)
+	if was {
+		m.events.tell(eventDeleted, c.id, podOf(m.core, c.record().SandboxID))
+	}
 	return nil
 }

@@ -90,6 +90,7 @@ type core struct {
 	creating      sync.Map // ids of sandboxes that are being made
 	waiters       sync.Map // keeper id -> chan wire.Exit, of processes that are no containers
 	unreadable    unreadable
+	events        events
 
 	exits     sync.WaitGroup // exits being processed, and what else goes on after its caller has an answer
 	ops       operations
@@ -165,9 +166,12 @@ func (m *core) SandboxIDs() []string {
 // Operations lists what is under way, oldest first.
 func (m *core) Operations() []*Operation { return m.ops.list() }
 
-// Leave ends the stops that wait for a container's own end, which may take hours: their callers ask the next daemon. It
-// is called once, before Shutdown.
+// Leave ends what may take hours, stops that wait for a container's own end and streams of events: their callers ask the
+// next daemon. It is called once, before Shutdown.
 func (m *core) Leave() { close(m.leaving) }
+
+// Leaving is closed by Leave.
+func (m *Manager) Leaving() <-chan struct{} { return m.leaving }
 
 // Shutdown waits for running creates and exits to be recorded. Containers keep running.
 func (m *Manager) Shutdown(ctx context.Context) error {

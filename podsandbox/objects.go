@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -73,7 +74,22 @@ type table[T any] struct {
 }
 
 func (t *table[T]) put(id string, v *T) { t.byID.Store(id, v) }
-func (t *table[T]) delete(id string)    { t.byID.Delete(id) }
+
+// delete says whether it was there.
+func (t *table[T]) delete(id string) bool {
+	_, was := t.byID.LoadAndDelete(id)
+	return was
+}
+
+// get takes a whole id only.
+func (t *table[T]) get(id string) (*T, bool) {
+	v, ok := t.byID.Load(id)
+	if !ok {
+		return nil, false
+	}
+	return v.(*T), true
+}
+
 func (t *table[T]) each(fn func(*T)) {
 	t.byID.Range(func(_, v any) bool { fn(v.(*T)); return true })
 }
@@ -112,11 +128,15 @@ func (m *core) changeSandbox(s *sandbox, change func(*record.Sandbox)) error {
 	if s.deleted {
 		return nil
 	}
-	next := *s.record()
+	was := s.record()
+	next := *was
 	change(&next)
 	err := m.cfg.Records.PutSandbox(&next)
 	if err == nil || next.Phase == record.SandboxNotReady {
 		s.cur.Store(&next)
+		if was.Phase == record.SandboxReady && next.Phase == record.SandboxNotReady {
+			m.events.tell(eventStopped, s.id, podOf(m, s.id))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("record sandbox %s: %w", s.id, err)
@@ -145,6 +165,9 @@ func (m *core) changeContainer(c *container, change func(*record.Container) bool
 		c.cur.Store(&next)
 		if next.Phase == record.ContainerExited && was.Phase != record.ContainerExited {
 			close(c.exited)
+		}
+		if kind, ok := containerEvent(containerState(was), containerState(&next)); ok {
+			m.events.tell(kind, c.id, podOf(m, next.SandboxID))
 		}
 	}
 	if err != nil {
@@ -178,6 +201,16 @@ func (m *core) containersOf(sandboxID string) []*container {
 			list = append(list, c)
 		}
 	})
+	return list
+}
+
+// statusesOf gives the statuses of a sandbox's containers, newest first as in lists.
+func statusesOf(m *core, sandboxID string) []*criv1.ContainerStatus {
+	var list []*criv1.ContainerStatus
+	for _, c := range m.containersOf(sandboxID) {
+		list = append(list, containerStatus(c, c.record()))
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].CreatedAt > list[j].CreatedAt })
 	return list
 }
 

@@ -85,7 +85,6 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 	if err := m.changeSandbox(s, func(*record.Sandbox) {}); err != nil {
 		return "", errors.Join(err, m.deleteSandbox(s)) // or retries on a full disk leave a directory each
 	}
-	key := sandboxKey(config.GetMetadata())
 	if err := m.acquire(ctx, op, s); err != nil {
 		op.at("take back")
 		op.on(Wait{For: WaitPlugin})
@@ -94,13 +93,11 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 		if tearErr := m.teardownSandbox(back, s); tearErr != nil {
 			klog.FromContext(ctx).Error(tearErr, "Left a sandbox that could not be torn down", "sandboxID", s.id)
 			m.changeSandbox(s, func(r *record.Sandbox) { r.Phase, r.Reason = record.SandboxNotReady, tearErr.Error() })
-			m.sandboxes.put(s.id, s)
-			m.sandboxKeys.Store(key, s.id)
+			showSandbox(m.core, s)
 		}
 		return "", fmt.Errorf("run sandbox %s: %w", s.id, err)
 	}
-	m.sandboxes.put(s.id, s)
-	m.sandboxKeys.Store(key, s.id)
+	showSandbox(m.core, s)
 	return s.id, nil
 }
 

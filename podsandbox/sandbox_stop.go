@@ -174,7 +174,10 @@ func (m *sandboxManager) teardownSandbox(ctx context.Context, s *sandbox) error 
 	if err := m.deleteSandbox(s); err != nil {
 		return fmt.Errorf("delete record: %w", err)
 	}
-	m.sandboxes.delete(s.id)
+	was := m.sandboxes.delete(s.id)
 	m.sandboxKeys.CompareAndDelete(sandboxKey(s.config.GetMetadata()), s.id)
+	if was {
+		m.events.tell(eventDeleted, s.id, lastOf(sandboxStatus(s, s.record())))
+	}
 	return nil
 }

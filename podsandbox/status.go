@@ -22,13 +22,10 @@ func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusRe
 	if err != nil {
 		return nil, err
 	}
+	// The time first: what happens meanwhile may be missing in the statuses, and is then later than they claim to be.
+	resp := &criv1.PodSandboxStatusResponse{Timestamp: time.Now().UnixNano()}
 	rec := s.record()
-	status := &criv1.PodSandboxStatus{
-		Id: s.id, Metadata: s.config.GetMetadata(), State: sandboxState(rec), CreatedAt: rec.CreatedNanos,
-		Labels: s.config.GetLabels(), Annotations: s.config.GetAnnotations(), RuntimeHandler: rec.Handler,
-		Network: networkStatus(rec), Linux: &criv1.LinuxPodSandboxStatus{Namespaces: &criv1.Namespace{Options: namespaceOptions(s.config)}},
-	}
-	resp := &criv1.PodSandboxStatusResponse{Status: status, Timestamp: time.Now().UnixNano()}
+	resp.Status, resp.ContainersStatuses = sandboxStatus(s, rec), statusesOf(m, s.id)
 	if !verbose {
 		return resp, nil
 	}
@@ -41,6 +38,14 @@ func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusRe
 	}
 	resp.Info = map[string]string{"info": info}
 	return resp, nil
+}
+
+func sandboxStatus(s *sandbox, rec *record.Sandbox) *criv1.PodSandboxStatus {
+	return &criv1.PodSandboxStatus{
+		Id: s.id, Metadata: s.config.GetMetadata(), State: sandboxState(rec), CreatedAt: rec.CreatedNanos,
+		Labels: s.config.GetLabels(), Annotations: s.config.GetAnnotations(), RuntimeHandler: rec.Handler,
+		Network: networkStatus(rec), Linux: &criv1.LinuxPodSandboxStatus{Namespaces: &criv1.Namespace{Options: namespaceOptions(s.config)}},
+	}
 }
 
 func networkStatus(rec *record.Sandbox) *criv1.PodSandboxNetworkStatus {

@@ -105,6 +105,7 @@ func (m *sandboxManager) removeBadSandbox(ctx context.Context, id string) error 
 		return fmt.Errorf("remove sandbox %s, whose record cannot be read: %w", b.ID, err)
 	}
 	m.unreadable.drop(kindSandbox, b.ID)
+	m.events.tell(eventDeleted, b.ID, lastOf(badSandboxStatus(b)))
 	return nil
 }
 
@@ -126,6 +127,7 @@ func (m *containerManager) removeBadContainer(ctx context.Context, id string) er
 		return fmt.Errorf("remove container %s, whose record cannot be read: %w", b.ID, err)
 	}
 	m.unreadable.drop(kindContainer, b.ID)
+	m.events.tell(eventDeleted, b.ID, lastOf(nil)) // which pod it was of is in the record
 	return nil
 }
 

@@ -23,10 +23,6 @@ import (
 	"github.com/podwright/podwright/cri"
 )
 
-// drainTime is how long running creates may take to finish once the daemon was asked to stop. What is not
-// finished then is torn down by the next start.
-const drainTime = 20 * time.Second
-
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "serve", Short: "Run the daemon; containers outlive it", Args: cobra.NoArgs,
@@ -69,7 +65,10 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer services.close()
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes), grpc.UnaryInterceptor(cri.LogCalls))
+	calls := &openCalls{}
+	streams := cri.Streams{Leaving: services.manager.Leaving()}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes),
+		grpc.ChainUnaryInterceptor(calls.unary, cri.LogCalls), grpc.ChainStreamInterceptor(calls.stream, streams.Intercept))
 	if err := services.register(server); err != nil {
 		return err
 	}
@@ -89,26 +88,7 @@ func serve(ctx context.Context, cfg config.Config) error {
 	}
 	notify(context.WithoutCancel(ctx), daemon.SdNotifyStopping)
 	log.Info("Stopping; containers keep running")
-	return stopServing(server, services)
-}
-
-// stopServing ends calls gracefully and lets running creates finish.
-func stopServing(server *grpc.Server, services *services) error {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
-	services.manager.Leave()
-	stopped := make(chan struct{})
-	// Owner: this call; ends with the last RPC, or when Stop below cuts them.
-	go func() {
-		server.GracefulStop()
-		close(stopped)
-	}()
-	select {
-	case <-stopped:
-	case <-ctx.Done():
-		server.Stop()
-	}
-	return services.manager.Shutdown(ctx)
+	return stopServing(server, services, calls)
 }
 
 func notify(ctx context.Context, state string) {

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+// drainTime is how long running creates may take to finish once the daemon was asked to stop. What is not
+// finished then is torn down by the next start.
+const drainTime = 20 * time.Second
+
+// readTime is how long clients may take to read the last answers.
+const readTime = time.Second
+
+// openCalls counts the calls whose handler has not returned.
+type openCalls struct{ count atomic.Int64 }
+
+func (o *openCalls) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	o.count.Add(1)
+	defer o.count.Add(-1)
+	return handler(ctx, req)
+}
+
+func (o *openCalls) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	o.count.Add(1)
+	defer o.count.Add(-1)
+	return handler(srv, stream)
+}
+
+// stopServing ends calls gracefully and lets running creates finish. A client that does not read its last answer, the end
+// of an event stream for one, keeps its connection open: it has readTime once nothing is being worked on.
+func stopServing(server *grpc.Server, services *services, calls *openCalls) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	services.manager.Leave()
+	stopped := make(chan struct{})
+	// Owner: this call; ends with the last RPC, or when Stop below cuts them.
+	go func() {
+		server.GracefulStop()
+		close(stopped)
+	}()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
+	for idle := time.Duration(0); idle < readTime; {
+		select {
+		case <-stopped:
+			return services.manager.Shutdown(ctx)
+		case <-ctx.Done():
+			idle = readTime
+		case <-look.C:
+			if idle += 50 * time.Millisecond; calls.count.Load() > 0 {
+				idle = 0
+			}
+		}
+	}
+	server.Stop()
+	return services.manager.Shutdown(ctx)
+}

@@ -1,0 +1,71 @@
+package cri
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestStreamedListsComeInBoundedMessages(t *testing.T) {
+	item := func(bytes int) *criv1.Container { return &criv1.Container{Id: strings.Repeat("x", bytes)} }
+	tests := []struct {
+		name  string
+		sizes []int // of the items
+		want  []int // items per message
+	}{
+		{"nothing", nil, nil},
+		{"one", []int{10}, []int{1}},
+		{"all in one", []int{10, 20, 30}, []int{3}},
+		{"one too large for company", []int{10, chunkBytes + 1, 10}, []int{1, 1, 1}},
+		{"exactly full", []int{chunkBytes/2 - 4, chunkBytes/2 - 4, 1}, []int{2, 1}},
+		{"many", []int{600 << 10, 600 << 10, 400 << 10, 700 << 10}, []int{1, 2, 1}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			var items, got []*criv1.Container
+			for _, size := range test.sizes {
+				items = append(items, item(size))
+			}
+			var parts []int
+			err := sendInChunks(items, func(part []*criv1.Container) error {
+				parts = append(parts, len(part))
+				got = append(got, part...)
+				if bytes := proto.Size(&criv1.StreamContainersResponse{Containers: part}); len(part) > 1 && bytes > chunkBytes+8*len(part) {
+					t.Errorf("a message of %d items has %d bytes", len(part), bytes)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(parts) != len(test.want) || len(got) != len(items) {
+				t.Fatalf("items per message: got %v, want %v", parts, test.want)
+			}
+			for i := range parts {
+				if parts[i] != test.want[i] {
+					t.Errorf("items per message: got %v, want %v", parts, test.want)
+				}
+			}
+			for i := range items {
+				if got[i] != items[i] {
+					t.Errorf("item %d is another one", i)
+				}
+			}
+		})
+	}
+}
+
+func TestStreamedListEndsWithTheFirstFailedSend(t *testing.T) {
+	gone := errors.New("client gone")
+	sent := 0
+	err := sendInChunks([]*criv1.Container{{Id: strings.Repeat("x", chunkBytes)}, {Id: "y"}}, func([]*criv1.Container) error {
+		sent++
+		return gone
+	})
+	if !errors.Is(err, gone) || sent != 1 {
+		t.Errorf("got %v after %d sends, want the error after one", err, sent)
+	}
+}
