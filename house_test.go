@@ -71,6 +71,8 @@ var bans = []struct{ path, allowed, reason string }{
 	{"github.com/opencontainers/selinux", "runtime/selinux", "one owner of labels"},
 	{"google.golang.org/grpc", "cri cri/... cmd/podwright test/e2e", "gRPC codes exist at the edge only"},
 	{"github.com/spf13/cobra", "cmd/podwright", "flags are the command's"},
+	{"github.com/prometheus", "cri/telemetry", "the rest tells telemetry what it does, and does not know who asks"},
+	{"go.opentelemetry.io", "cri/telemetry", "the rest tells telemetry what it does, and does not know who asks"},
 	{"os/user", "", "host accounts decide nothing in a container"},
 	{"plugin", "", "nothing is loaded at run time"},
 }

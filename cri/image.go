@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"strconv"
@@ -48,11 +49,11 @@ func (s *Server) ImageStatus(_ context.Context, req *criv1.ImageStatusRequest) (
 	}
 	resp := &criv1.ImageStatusResponse{Image: toCRI(img)}
 	if req.GetVerbose() {
-		info, err := jsonText(map[string]any{"digest": img.Digest, "config": img.Config, "createdAt": img.CreatedAt})
+		info, err := json.Marshal(map[string]any{"digest": img.Digest, "config": img.Config, "createdAt": img.CreatedAt})
 		if err != nil {
 			return nil, toStatus(err)
 		}
-		resp.Info = map[string]string{"info": info}
+		resp.Info = map[string]string{"info": string(info)}
 	}
 	return resp, nil
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/podwright/podwright/runtime/image"
 )
 
+// MaxMessageBytes is what the kubelet takes in one answer, and what podwright takes in one request.
+const MaxMessageBytes = 16 << 20
+
 // Network is what Status and UpdateRuntimeConfig need of CNI.
 type Network interface {
 	Status() error

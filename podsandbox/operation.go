@@ -40,6 +40,13 @@ const (
 	kindExec            = "exec"
 )
 
+// OperationKinds gives them all.
+func OperationKinds() []string {
+	return []string{
+		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer, kindExec,
+	}
+}
+
 // Operation is one piece of work under way: what it does to what, since when, the step it is at and what it waits for.
 // A nil one takes everything and remembers nothing: recovery works without.
 type Operation struct {
@@ -51,6 +58,7 @@ type Operation struct {
 	id    string     // of the sandbox or container, once it has one
 	steps []Step     // the last is under way until the operation has ended
 	ended bool
+	took  time.Duration // once it has ended
 	wait  Wait
 
 	// Of creates only.
@@ -82,6 +90,13 @@ func (o *Operation) Steps() []Step {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return append([]Step(nil), o.steps...)
+}
+
+// Took is how long it took; 0 while it is under way.
+func (o *Operation) Took() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.took
 }
 
 // ID is the sandbox's or container's, "" before it has one.
@@ -241,8 +256,9 @@ func (o *operations) addLocked(op *Operation) {
 // end takes it off the list and tells who observes, before the caller has its answer.
 func (o *operations) end(ctx context.Context, op *Operation, err error) {
 	op.mu.Lock()
-	op.endStepLocked(time.Now())
-	op.ended = true
+	now := time.Now()
+	op.endStepLocked(now)
+	op.ended, op.took = true, now.Sub(op.Started)
 	op.mu.Unlock()
 	o.mu.Lock()
 	delete(o.all, op)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/cri"
+	"github.com/podwright/podwright/cri/telemetry"
 )
 
 func serveCommand() *cobra.Command {
@@ -60,15 +61,23 @@ func serve(ctx context.Context, cfg config.Config) error {
 		return err
 	}
 	defer lock.Close()
-	services, err := openServices(ctx, cfg)
+	watch, err := telemetry.New(ctx, telemetry.Config{
+		Version: version, MetricsAddress: cfg.Metrics.Address, TracingEndpoint: cfg.Tracing.Endpoint, SamplingRatePerMillion: cfg.Tracing.SamplingRate,
+	})
+	if err != nil {
+		return err
+	}
+	defer closeTelemetry(watch)
+	services, err := openServices(ctx, cfg, watch)
 	if err != nil {
 		return err
 	}
 	defer services.close()
+	watch.Serve(ctx, services.sources())
 	calls := &openCalls{}
 	streams := cri.Streams{Leaving: services.manager.Leaving()}
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes),
-		grpc.ChainUnaryInterceptor(calls.unary, cri.LogCalls), grpc.ChainStreamInterceptor(calls.stream, streams.Intercept))
+	server := grpc.NewServer(append(watch.ServerOptions(), grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes),
+		grpc.ChainUnaryInterceptor(calls.unary), grpc.ChainStreamInterceptor(calls.stream, streams.Intercept))...)
 	if err := services.register(server); err != nil {
 		return err
 	}

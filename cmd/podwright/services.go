@@ -17,12 +17,14 @@ import (
 	"github.com/podwright/podwright/cni"
 	"github.com/podwright/podwright/cri"
 	"github.com/podwright/podwright/cri/admin"
+	"github.com/podwright/podwright/cri/telemetry"
 	"github.com/podwright/podwright/podsandbox"
 	"github.com/podwright/podwright/podsandbox/podfiles"
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/image"
+	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/seccomp"
@@ -37,6 +39,8 @@ type services struct {
 	network *cni.Network
 	records *record.Store
 	cgroups *cgroup.Manager
+	keeper  *keeper.Client
+	watch   *telemetry.Telemetry
 	closers []func() error
 }
 
@@ -49,8 +53,8 @@ func (s *services) close() {
 }
 
 // openServices builds the services from the configuration and recovers what earlier daemons left.
-func openServices(ctx context.Context, cfg config.Config) (*services, error) {
-	s := &services{cfg: cfg}
+func openServices(ctx context.Context, cfg config.Config, watch *telemetry.Telemetry) (*services, error) {
+	s := &services{cfg: cfg, watch: watch}
 	if err := s.open(ctx); err != nil {
 		s.close()
 		return nil, err
@@ -72,11 +76,10 @@ func (s *services) open(ctx context.Context) error {
 		return err
 	}
 	s.manager = manager
-	client, err := s.connectKeeper(ctx, manager)
-	if err != nil {
+	if s.keeper, err = s.connectKeeper(ctx, manager); err != nil {
 		return err
 	}
-	if err := manager.Start(ctx, client); err != nil {
+	if err := manager.Start(ctx, s.keeper); err != nil {
 		return err
 	}
 	s.images.StartGC(ctx)
@@ -97,7 +100,7 @@ func (s *services) openStores(ctx context.Context) error {
 	s.closers = append(s.closers, s.records.Close)
 	s.images, err = image.Open(ctx, image.Config{
 		Root: filepath.Join(s.cfg.StateDir, "images"), CertsDirs: s.cfg.Image.CertsDirs, ProgressTimeout: time.Duration(s.cfg.Image.ProgressTimeout),
-		MaxConcurrentDownloads: s.cfg.Image.Downloads, Pinned: s.cfg.Image.Pinned,
+		MaxConcurrentDownloads: s.cfg.Image.Downloads, Pinned: s.cfg.Image.Pinned, Observe: s.watch.Pulled,
 	})
 	if err != nil {
 		return err
@@ -161,6 +164,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
 		UnsetSeccomp: unset, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
+		Observe: s.watch.Operation,
 	})
 }
 
@@ -179,6 +183,11 @@ func (s *services) register(server *grpc.Server) error {
 	}
 	own.Register(server)
 	return nil
+}
+
+// sources are what telemetry looks at.
+func (s *services) sources() telemetry.Sources {
+	return telemetry.Sources{Operations: s.manager.Operations, Objects: s.manager.Counts, Images: s.images, Keeper: s.keeper}
 }
 
 // statusInfo is verbose Status's "config"; kubeadm reads sandboxImage there, and podwright has none.

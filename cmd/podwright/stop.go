@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/cri/telemetry"
 )
 
 // drainTime is how long running creates may take to finish once the daemon was asked to stop. What is not
@@ -14,6 +17,9 @@ const drainTime = 20 * time.Second
 
 // readTime is how long clients may take to read the last answers.
 const readTime = time.Second
+
+// flushTime is how long the last spans may take to be sent, after that.
+const flushTime = 3 * time.Second
 
 // openCalls counts the calls whose handler has not returned.
 type openCalls struct{ count atomic.Int64 }
@@ -58,4 +64,13 @@ func stopServing(server *grpc.Server, services *services, calls *openCalls) erro
 	}
 	server.Stop()
 	return services.manager.Shutdown(ctx)
+}
+
+// closeTelemetry sends what is still to be sent; a collector that does not answer holds up the end no longer than flushTime.
+func closeTelemetry(watch *telemetry.Telemetry) {
+	ctx, cancel := context.WithTimeout(context.Background(), flushTime)
+	defer cancel()
+	if err := watch.Close(ctx); err != nil {
+		klog.FromContext(ctx).Error(err, "Could not tell everything to who watches")
+	}
 }

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// errAbandoned cancels a pull that nobody waits for any more (B44).
-var errAbandoned = errors.New("every caller has left")
+// ErrAbandoned cancels a pull that nobody waits for any more (B44).
+var ErrAbandoned = errors.New("every caller has left")
 
 // flights joins callers that want the same thing: the first starts the work,
 // the others wait for its answer. The work lives as long as one of them waits.
@@ -127,7 +127,7 @@ func (f *flights) leave(key string, fl *flight) {
 	defer f.mu.Unlock()
 	fl.waiters--
 	if fl.waiters == 0 {
-		fl.cancel(errAbandoned)
+		fl.cancel(ErrAbandoned)
 		f.forgetLocked(key, fl)
 	}
 }

@@ -55,6 +55,7 @@ type Config struct {
 type Client struct {
 	config    Config
 	connected atomic.Bool
+	again     atomic.Uint64 // connections after the first
 	closing   context.CancelFunc
 	done      sync.WaitGroup
 	exits     exitQueue
@@ -109,6 +110,9 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 // Connected tells, without a lock, whether requests can be made.
 func (c *Client) Connected() bool { return c.connected.Load() }
 
+// Reconnects counts the connections that were made anew since Connect.
+func (c *Client) Reconnects() uint64 { return c.again.Load() }
+
 // Close ends the client; keeper and children go on. It must not be called from OnExit.
 func (c *Client) Close() {
 	c.connected.Store(false)
@@ -149,6 +153,7 @@ func (c *Client) keepConnected(ctx context.Context, s *session) {
 			return
 		}
 		c.fresh = false
+		c.again.Add(1)
 		c.connected.Store(true)
 	}
 }

@@ -3,8 +3,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
 	"sort"
+	"strconv"
 	"strings"
 )
 
@@ -64,7 +66,29 @@ func (cfg Config) check() error {
 	if cfg.Image.Downloads < 1 {
 		errs = append(errs, fmt.Errorf("image.max_concurrent_downloads: %d is below 1", cfg.Image.Downloads))
 	}
+	hostPort := func(key, address string, lowest uint64) {
+		if err := checkHostPort(address, lowest); address != "" && err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q %w", key, address, err))
+		}
+	}
+	hostPort("metrics.address", cfg.Metrics.Address, 0)
+	hostPort("tracing.endpoint", cfg.Tracing.Endpoint, 1)
+	if rate := cfg.Tracing.SamplingRate; rate < 0 || rate > 1_000_000 {
+		errs = append(errs, fmt.Errorf("tracing.sampling_rate_per_million: %d is not from 0 to 1000000", rate))
+	}
 	return errors.Join(errs...)
+}
+
+// checkHostPort takes what net.Dial does of TCP, with a port in figures. Port 0 lets the kernel choose one.
+func checkHostPort(address string, lowest uint64) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || strings.ContainsAny(host, "/@ ") {
+		return errors.New("is no host:port, such as 127.0.0.1:9417")
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n < lowest {
+		return fmt.Errorf("has the port %q, which is no number up to 65535", port)
+	}
+	return nil
 }
 
 func limitNames() []string {

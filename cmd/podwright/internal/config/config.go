@@ -30,6 +30,8 @@ type Config struct {
 	Cgroup  Cgroup  `toml:"cgroup"`
 	Network Network `toml:"network"`
 	Image   Image   `toml:"image"`
+	Metrics Metrics `toml:"metrics"`
+	Tracing Tracing `toml:"tracing"`
 }
 
 // Runtime configures how processes are started.
@@ -69,6 +71,17 @@ type Image struct {
 	ProgressTimeout Duration `toml:"progress_timeout" comment:"A pull that receives nothing for so long is given up."`
 	Downloads       int      `toml:"max_concurrent_downloads" comment:"Layers of one image fetched at a time."`
 	Pinned          []string `toml:"pinned" comment:"References reported as pinned: the kubelet's image collection spares them."`
+}
+
+// Metrics configures what Prometheus reads.
+type Metrics struct {
+	Address string `toml:"address" comment:"host:port at which /metrics is served over HTTP, e.g. 127.0.0.1:9417. Empty: nowhere."`
+}
+
+// Tracing configures the export of spans, as the kubelet's section of that name does.
+type Tracing struct {
+	Endpoint     string `toml:"endpoint" comment:"host:port of an OpenTelemetry collector (OTLP over gRPC, no TLS), e.g. localhost:4317. Empty: none."`
+	SamplingRate int    `toml:"sampling_rate_per_million" comment:"Of calls whose caller did not decide, how many in a million are traced."`
 }
 
 // Duration is a time.Duration written as text, e.g. "30s".

@@ -71,6 +71,11 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"soft above hard", "[runtime.rlimits.nofile]\nsoft = 2\nhard = 1", "soft 2 is above hard 1"},
 		{"keeper among pods", "[cgroup]\nkeeper = \"/podwright/keeper\"", "cgroup.keeper"},
 		{"wrong type", "log_level = \"high\"", ":1:"},
+		{"address without a port", "[metrics]\naddress = \"127.0.0.1\"", "metrics.address: \"127.0.0.1\" is no host:port"},
+		{"port beyond all", "[metrics]\naddress = \":70000\"", "metrics.address: \":70000\" has the port \"70000\""},
+		{"URL for a collector", "[tracing]\nendpoint = \"http://localhost:4317\"", "tracing.endpoint"},
+		{"collector's port 0", "[tracing]\nendpoint = \"localhost:0\"", "tracing.endpoint"},
+		{"more than all", "[tracing]\nsampling_rate_per_million = 1000001", "tracing.sampling_rate_per_million: 1000001"},
 		{"unknown seccomp default", "[runtime]\nseccomp_when_unset = \"none\"", "seccomp_when_unset"},
 	}
 	for _, test := range tests {
