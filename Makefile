@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 BIN     := bin
 PREFIX  ?= /usr/local
+# Where a kubelet looks with --config-dir, by Kubernetes' documentation; the names must end in .conf.
+KUBELET_CONF ?= /etc/kubernetes/kubelet.conf.d/50-podwright.conf
 # A semantic version, also before the first tag: the kubelet reports one that it cannot parse as "Unknown".
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null || \
 	echo "v0.0.0-dev+g$$(git describe --always --exclude '*' --dirty=.dirty 2>/dev/null || echo unknown)")
@@ -79,7 +81,7 @@ fuzz: deps-build ## Run every fuzz target for FUZZTIME (30s) each
 	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
 
 .PHONY: install
-install: build ## Install binaries and units below PREFIX (/usr/local)
+install: build ## Install binaries below PREFIX (/usr/local), unit, and configuration where there is none
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/podwright
 	install -m 0755 $(BIN)/podwright $(DESTDIR)$(PREFIX)/bin/podwright
 	install -m 0755 $(BIN)/podwright-keeper $(BIN)/podwright-init $(DESTDIR)$(PREFIX)/libexec/podwright/
@@ -87,6 +89,7 @@ install: build ## Install binaries and units below PREFIX (/usr/local)
 	test -e $(DESTDIR)/etc/podwright/config.toml || $(BIN)/podwright config default > $(DESTDIR)/etc/podwright/config.toml
 	install -D -m 0644 manifests/podwright.service $(DESTDIR)/etc/systemd/system/podwright.service
 	test -e $(DESTDIR)/etc/crictl.yaml || install -D -m 0644 manifests/crictl.yaml $(DESTDIR)/etc/crictl.yaml
+	test -e $(DESTDIR)$(KUBELET_CONF) || install -D -m 0644 manifests/kubelet-podwright.yaml $(DESTDIR)$(KUBELET_CONF)
 
 .PHONY: clean
 clean: ## Remove what was built

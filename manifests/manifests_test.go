@@ -14,6 +14,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
+	"sigs.k8s.io/yaml"
 )
 
 func read(t *testing.T, name string) []byte {
@@ -55,6 +57,29 @@ func TestClientsAreGivenTheDefaultSocket(t *testing.T) {
 		if !bytes.Contains(read(t, name), []byte(socket)) {
 			t.Errorf("%s does not name %s", name, socket)
 		}
+	}
+}
+
+// A field that the kubelet does not know would make it refuse the whole file.
+func TestKubeletSnippetIsAConfiguration(t *testing.T) {
+	var config kubeletv1beta1.KubeletConfiguration
+	if err := yaml.UnmarshalStrict(read(t, "kubelet-podwright.yaml"), &config); err != nil {
+		t.Fatal(err)
+	}
+	if config.APIVersion != kubeletv1beta1.SchemeGroupVersion.String() || config.Kind != "KubeletConfiguration" || !config.FeatureGates["PodAndContainerStatsFromCRI"] {
+		t.Errorf("got %s %s with gates %v, want a KubeletConfiguration that has statistics come from the runtime", config.APIVersion, config.Kind, config.FeatureGates)
+	}
+}
+
+// crictl ends on a key that it does not know.
+func TestCrictlConfigurationHasKnownKeysOnly(t *testing.T) {
+	var config struct {
+		RuntimeEndpoint string `json:"runtime-endpoint"`
+		ImageEndpoint   string `json:"image-endpoint"`
+		Timeout         int    `json:"timeout"`
+	}
+	if err := yaml.UnmarshalStrict(read(t, "crictl.yaml"), &config); err != nil || config.Timeout < 2 || config.RuntimeEndpoint != config.ImageEndpoint {
+		t.Errorf("got %+v, %v", config, err)
 	}
 }
 
