@@ -40,6 +40,7 @@ type Config struct {
 type Server struct {
 	unimplemented
 	listStreams
+	updates
 	cfg Config
 }
 
@@ -54,7 +55,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Version == "" || cfg.Info == nil {
 		return nil, errors.New("cri: manager, images, network, version and info are required")
 	}
-	return &Server{cfg: cfg, listStreams: listStreams{cfg}}, nil
+	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}}, nil
 }
 
 // Register puts both services on one gRPC server, as the kubelet expects them on one socket.

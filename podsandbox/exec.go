@@ -1,6 +1,7 @@
 package podsandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,7 @@ type ExecResult struct {
 type execTemplate struct {
 	launchable spec.Launchable
 	plan       launch.Plan
+	resources  []byte // of the record it was made from: an update makes another one
 }
 
 // with gives a launch of args; the template's lists are shared and never written.
@@ -177,7 +179,8 @@ func (m *execManager) forgetExec(ctx context.Context, execID string) {
 }
 
 func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
-	if t := c.exec.Load(); t != nil {
+	resources := c.record().Resources
+	if t := c.exec.Load(); t != nil && bytes.Equal(t.resources, resources) {
 		return t, nil
 	}
 	ociSpec, err := m.recordedSpec(c.id)
@@ -196,7 +199,7 @@ func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
 	if err != nil {
 		return nil, invalidSpec(err)
 	}
-	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan}
+	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan, resources: resources}
 	c.exec.Store(t)
 	return t, nil
 }

@@ -161,7 +161,8 @@ func (m *core) changeContainer(c *container, change func(*record.Container) bool
 		return nil
 	}
 	err := m.cfg.Records.PutContainer(&next)
-	if err == nil || next.Phase == record.ContainerExited {
+	updated := len(was.Updating) > 0 && len(next.Updating) == 0 // what was announced on disk is over
+	if err == nil || next.Phase == record.ContainerExited || updated {
 		c.cur.Store(&next)
 		if next.Phase == record.ContainerExited && was.Phase != record.ContainerExited {
 			close(c.exited)

@@ -37,6 +37,7 @@ const (
 	kindStartContainer  = "start container"
 	kindStopContainer   = "stop container"
 	kindRemoveContainer = "remove container"
+	kindUpdateContainer = "update container"
 	kindExec            = "exec"
 )
 

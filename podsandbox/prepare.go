@@ -34,6 +34,7 @@ func (m *core) compile(id string, ociSpec *specs.Spec) (*spec.Launchable, error)
 	return spec.Compile(ociSpec, in)
 }
 
+// recordedSpec gives a container's spec with its resources as updates left them.
 func (m *core) recordedSpec(id string) (*specs.Spec, error) {
 	raw, err := m.cfg.Records.Spec(id)
 	if err != nil {
@@ -42,6 +43,11 @@ func (m *core) recordedSpec(id string) (*specs.Spec, error) {
 	var ociSpec specs.Spec
 	if err := json.Unmarshal(raw, &ociSpec); err != nil {
 		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	if c, ok := m.containers.get(id); ok && len(c.record().Resources) > 0 {
+		if err := spec.SetResources(&ociSpec, resourcesOf(c, c.record()), m.cfg.Node); err != nil {
+			return nil, fmt.Errorf("updated resources: %w", err)
+		}
 	}
 	return &ociSpec, nil
 }

@@ -50,6 +50,7 @@ func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
 		r.loadContainer(ctx, &loaded.Containers[i])
 	}
 	r.all(ctx)
+	m.finishUpdates(ctx)
 	close(m.recovered)
 	m.exits.Add(1)
 	// Owner: Manager; ends with one compilation; Shutdown waits for it.
@@ -132,7 +133,8 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 	config := &criv1.ContainerConfig{}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
-	if err := errors.Join(err, digestErr); err != nil {
+	_, resourcesErr := decodeResources(rec.Resources)
+	if err := errors.Join(err, digestErr, resourcesErr); err != nil {
 		r.m.unreadable.keep(ctx, []record.Bad{{ID: rec.ID, Kind: kindContainer, Err: err}})
 		return
 	}

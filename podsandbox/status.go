@@ -32,6 +32,7 @@ func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusRe
 	info, err := infoJSON(s.config, map[string]any{
 		"pid": rec.ReaperPID, "netns": rec.NetPath, "ipcns": rec.IPCPath, "utsns": rec.UTSPath, "cgroupParent": rec.CgroupParent,
 		"attachment": rec.Attachment, "reason": rec.Reason, "runSteps": rec.RunSteps,
+		"overhead": json.RawMessage(rec.Overhead), "resources": json.RawMessage(rec.Resources),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("status of sandbox %s: %w", s.id, err)
@@ -108,7 +109,7 @@ func containerStatus(c *container, rec *record.Container) *criv1.ContainerStatus
 		Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(), Mounts: c.config.GetMounts(), LogPath: rec.LogPath,
 		StopSignal: spec.SignalValue(rec.StopSignal),
 	}
-	if resources := c.config.GetLinux().GetResources(); resources != nil {
+	if resources := resourcesOf(c, rec); resources != nil {
 		status.Resources = &criv1.ContainerResources{Linux: resources}
 	}
 	if rec.Phase != record.ContainerCreating {

@@ -20,6 +20,7 @@ const (
 	WaitMount     = "mount source" // a host path, which may be on a dead server
 	WaitStart     = "start"        // of a process: the keeper's answer, and so init's steps
 	WaitEnd       = "end"          // of a process
+	WaitKernel    = "kernel"       // to take a limit: it may have to reclaim memory first
 )
 
 // Wait is what an operation waits for at this moment.

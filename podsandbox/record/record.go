@@ -61,6 +61,9 @@ type Sandbox struct {
 	ReaperStartTime uint64 `json:"reaperStartTime,omitempty"` // clock ticks after boot, field 22 of /proc/pid/stat
 	Reason          string `json:"reason,omitempty"`          // why it is NotReady or its teardown did not finish
 
+	Overhead  []byte `json:"overhead,omitempty"` // LinuxContainerResources that updates gave, as the caller encodes them
+	Resources []byte `json:"resources,omitempty"`
+
 	RunSteps []Step `json:"runSteps,omitempty"` // how long each step of making it took
 }
 
@@ -91,6 +94,10 @@ type Container struct {
 	UID    int64   `json:"uid,omitempty"` // the first process's, as ContainerStatus.user reports it
 	GID    int64   `json:"gid,omitempty"`
 	Groups []int64 `json:"groups,omitempty"`
+
+	// Both are LinuxContainerResources as the caller encodes them.
+	Resources []byte `json:"resources,omitempty"` // as updates left them; absent is as in Config
+	Updating  []byte `json:"updating,omitempty"`  // an update that is being written to the group of a running container
 
 	CreateSteps []Step `json:"createSteps,omitempty"` // how long each step took
 	StartSteps  []Step `json:"startSteps,omitempty"`

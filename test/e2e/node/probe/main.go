@@ -17,7 +17,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB")
+		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB")
 		os.Exit(64)
 	}
 	var err error
@@ -33,7 +33,9 @@ func main() {
 	case "lines":
 		err = lines(os.Args[2], os.Args[3])
 	case "alloc":
-		err = alloc(os.Args[2])
+		_, err = alloc(os.Args[2])
+	case "hold":
+		err = hold(os.Args[2])
 	default:
 		err = errors.New("unknown command " + os.Args[1])
 	}
@@ -119,10 +121,10 @@ func lines(interval, file string) error {
 }
 
 // alloc takes so many MiB and touches every page.
-func alloc(mib string) error {
+func alloc(mib string) ([][]byte, error) {
 	n, err := strconv.Atoi(mib)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var all [][]byte
 	for range n {
@@ -133,5 +135,17 @@ func alloc(mib string) error {
 		all = append(all, piece)
 	}
 	fmt.Println("allocated", len(all), "MiB")
-	return nil
+	return all, nil
+}
+
+// hold keeps it until SIGTERM.
+func hold(mib string) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, unix.SIGTERM)
+	all, err := alloc(mib)
+	if err == nil {
+		<-asked
+		fmt.Println("held", len(all), "MiB")
+	}
+	return err
 }
