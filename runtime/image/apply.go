@@ -19,6 +19,8 @@ import (
 const (
 	// archive/tar and the applier keep something for every entry.
 	maxLayerEntries = 1 << 20
+	// PATH_MAX: the kernel takes no longer name, a tar's may have a megabyte.
+	maxEntryName = 4096
 	// RFC 8878 wants decoders to take 8 MiB; zstd -19 --long makes 128 MiB.
 	maxZstdWindow   = 128 << 20
 	readAheadBlocks = 4
@@ -142,7 +144,7 @@ func (t *countingTee) drain() error {
 
 // dirTracker sees every header of a layer's tar before it is applied.
 type dirTracker struct {
-	entries int
+	entries int             // and directories that entries imply
 	listed  map[string]bool // directory to whether the tar has an entry for it
 }
 
@@ -154,6 +156,9 @@ func newDirTracker() *dirTracker { return &dirTracker{listed: map[string]bool{}}
 func (d *dirTracker) see(hdr *tar.Header) (bool, error) {
 	if d.entries++; d.entries > maxLayerEntries {
 		return false, fmt.Errorf("layer has more than %d entries", maxLayerEntries)
+	}
+	if len(hdr.Name) > maxEntryName {
+		return false, fmt.Errorf("layer has an entry with a name of %d bytes, at most %d: %.100q", len(hdr.Name), maxEntryName, hdr.Name)
 	}
 	for key := range hdr.PAXRecords {
 		attr, isAttr := strings.CutPrefix(key, "SCHILY.xattr.")
@@ -173,6 +178,7 @@ func (d *dirTracker) see(hdr *tar.Header) (bool, error) {
 			break
 		}
 		d.listed[dir] = false
+		d.entries++
 	}
 	return true, nil
 }
