@@ -46,6 +46,7 @@ func (m *execManager) abandonExec(ctx context.Context, c *container, execID stri
 
 // launchExec starts the command, a bounded number at a time; its output is read once it is asked for.
 func (m *execManager) launchExec(ctx context.Context, op *Operation, c *container, execID string, launchable *spec.Launchable) (wire.Process, *execOutput, error) {
+	op.at("wait for a slot")
 	select {
 	case m.starting <- struct{}{}:
 	case <-ctx.Done():

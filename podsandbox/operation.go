@@ -44,7 +44,8 @@ const (
 // OperationKinds gives them all.
 func OperationKinds() []string {
 	return []string{
-		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer, kindExec,
+		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer,
+		kindUpdateContainer, kindExec,
 	}
 }
 

@@ -4,6 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -210,4 +213,21 @@ func TestObserverHearsEveryStep(t *testing.T) {
 			t.Errorf("afterwards: %d operations, steps %v", len(ops.list()), late.Steps())
 		}
 	})
+}
+
+// A kind that is not listed has no figures until its first operation, and no place in the documentation.
+func TestEveryKindOfOperationIsListed(t *testing.T) {
+	source, err := os.ReadFile("operation.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := regexp.MustCompile(`(?m)^\tkind\w+ += "(.*)"$`).FindAllStringSubmatch(string(source), -1)
+	for _, kind := range kinds {
+		if !slices.Contains(OperationKinds(), kind[1]) {
+			t.Errorf("%q is not among %q", kind[1], OperationKinds())
+		}
+	}
+	if len(kinds) != len(OperationKinds()) {
+		t.Errorf("%d kinds in the source, %d listed", len(kinds), len(OperationKinds()))
+	}
 }

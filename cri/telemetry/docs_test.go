@@ -51,6 +51,11 @@ func TestDocumentationListsEveryMetric(t *testing.T) {
 		sort.Strings(labels)
 		documented = append(documented, row[1]+" "+row[2]+" "+strings.Join(labels, ","))
 	}
+	for _, kind := range podsandbox.OperationKinds() {
+		if !strings.Contains(string(raw), "`"+kind+"`") {
+			t.Errorf("docs/observability.md does not name the operation %q", kind)
+		}
+	}
 	sort.Strings(have)
 	sort.Strings(documented)
 	if got, want := strings.Join(documented, "\n"), strings.Join(have, "\n"); got != want {
