@@ -73,7 +73,7 @@ func (m *containerManager) startContainer(ctx context.Context, op *Operation, c 
 	if s.record().Phase != record.SandboxReady {
 		return kindf(ErrPrecondition, "start container %s: sandbox %s is not ready", c.id, s.id)
 	}
-	begin := time.Now()
+	begin, hits := time.Now(), podLimitHits(m.core, rec.CgroupPath)
 	process, err := m.startProcess(ctx, op, s, c)
 	if err != nil {
 		m.recordFailedStart(ctx, op, c, err)
@@ -81,7 +81,7 @@ func (m *containerManager) startContainer(ctx context.Context, op *Operation, c 
 	}
 	op.at("record as running")
 	err = m.changeContainer(c, func(r *record.Container) bool {
-		r.StartSteps = op.timings()
+		r.StartSteps, r.PodLimitHits = op.timings(), hits
 		// A short-lived workload may have exited already; its exit waits in the keeper for this record.
 		r.Phase, r.PID, r.StartTime, r.StartedNanos = record.ContainerRunning, process.PID, process.StartTime, time.Now().UnixNano()
 		return true

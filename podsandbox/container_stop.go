@@ -43,10 +43,11 @@ func (r *stopRequest) first(flag *bool) bool {
 	return !was
 }
 
-func (r *stopRequest) wasKilled() bool {
+// sent says what the container was sent.
+func (r *stopRequest) sent() (signalled, killed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.killed
+	return r.signalled, r.killed
 }
 
 // StopContainer sends the stop signal once and, timeout later, SIGKILL; it returns when the container is exited.

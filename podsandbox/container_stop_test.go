@@ -28,7 +28,7 @@ func TestLeavingDaemonEndsStopsAndKillsNothing(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Fatal("the stop still waits")
 	}
-	if c.stop.wasKilled() {
+	if _, killed := c.stop.sent(); killed {
 		t.Error("the container was killed")
 	}
 }

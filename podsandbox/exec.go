@@ -132,6 +132,7 @@ func (m *execManager) execSync(ctx context.Context, op *Operation, c *container,
 		if exit.Lost {
 			return nil, kindf(ErrUnavailable, "command %q: its exit code is lost with the keeper", args[0])
 		}
+		noteKilledCommand(m.core, c, exit)
 		stdout, stderr := output.finish()
 		return &ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: int32(exit.Code)}, nil
 	case <-ctx.Done():

@@ -3,7 +3,6 @@ package podsandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/podwright/podwright/podsandbox/record"
+	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/wire"
 )
 
@@ -103,20 +103,22 @@ func (m *containerManager) finish(ctx context.Context, c *container, exit wire.E
 	return unwritten // the keeper keeps the exit for the next daemon
 }
 
-// exitReason gives an exit the field's words (B18). Only a kill that podwright did not send, in a group whose memory
-// limit was hit, is an OOM kill: an exec'd child that was killed earlier does not make a later exit one (B21).
+// exitReason gives an exit the field's words (B18).
 func (m *containerManager) exitReason(c *container, exit wire.Exit) (reason, message string) {
-	const killed = 128 + 9
 	switch {
 	case exit.Lost:
 		return "ExitCodeLost", "the exit code is lost: keeper and anchor ended together while the container ran"
 	case exit.Code == 0:
 		return "Completed", ""
-	case exit.Code == killed && !c.stop.wasKilled():
-		events, err := m.cfg.Cgroups.OOM(c.record().CgroupPath)
-		if err == nil && events.Kills > 0 {
-			return "OOMKilled", fmt.Sprintf("killed by the kernel at the memory limit of %s (%d processes so far)", c.record().CgroupPath, events.Kills)
-		}
+	}
+	rec := c.record()
+	events, err := m.cfg.Cgroups.OOM(rec.CgroupPath)
+	if err != nil && !errors.Is(err, cgroup.ErrNotSupported) {
+		klog.ErrorS(err, "Could not learn whether a container ended for want of memory", "containerID", c.id)
+	}
+	asked, killed := c.stop.sent()
+	if own := events.Kills - min(events.Kills, rec.CommandOOMKills); oomEnd(exit.Code, own, asked, killed) {
+		return oomReason, oomMessage(m.core, c, exit, events)
 	}
 	return "Error", ""
 }

@@ -91,6 +91,9 @@ type Container struct {
 	Reason    string `json:"reason,omitempty"`
 	Message   string `json:"message,omitempty"`
 
+	PodLimitHits    uint64 `json:"podLimitHits,omitempty"`    // how often the pod's memory limit had been reached at the start
+	CommandOOMKills uint64 `json:"commandOOMKills,omitempty"` // processes of commands in it that the kernel killed for want of memory
+
 	UID    int64   `json:"uid,omitempty"` // the first process's, as ContainerStatus.user reports it
 	GID    int64   `json:"gid,omitempty"`
 	Groups []int64 `json:"groups,omitempty"`

@@ -70,6 +70,12 @@ func TestAllocatorOverItsLimitIsKilled(t *testing.T) {
 	if err != nil || oom.Kills == 0 || oom.KillsLocal == 0 {
 		t.Errorf("after: %+v, %v", oom, err)
 	}
+	if limit := oom.Limit; limit.Bytes != 48<<20 || limit.Hits == 0 && !limit.AtPeak {
+		t.Errorf("the limit: %+v, want 48 MiB, reached", limit)
+	}
+	if limit, err := m.MemoryLimit(path); err != nil || limit.Bytes != NoLimit || limit.Hits != 0 || limit.AtPeak {
+		t.Errorf("the limit of the group above: %+v, %v, want none, never reached", limit, err)
+	}
 	above, err := m.OOM(path)
 	if err != nil || above.Kills == 0 || above.KillsLocal != 0 {
 		t.Errorf("the group above: %+v, %v; want kills below it only", above, err)

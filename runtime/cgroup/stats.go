@@ -1,7 +1,6 @@
 package cgroup
 
 import (
-	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -12,63 +11,6 @@ import (
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
 )
-
-// OOMEvents count what the OOM killer did. A caller that wants to know whether a
-// container was hit reads them before the group is removed (B19), and compares
-// Kills with the value it saw earlier.
-type OOMEvents struct {
-	// Kills are processes killed in the group and below it; KillsLocal without below.
-	Kills, KillsLocal uint64
-	// GroupKills are times when the whole group was killed (memory.oom.group); v2.
-	GroupKills uint64
-	// LimitHits are times when the limit was reached and reclaim did not help; v2.
-	LimitHits uint64
-}
-
-// OOM reads the counters of a group. On v1 the kernel counts a kill in the
-// victim's own group only, so those below are added up.
-func (m *Manager) OOM(path string) (OOMEvents, error) {
-	var out OOMEvents
-	g, err := m.group(path)
-	if err != nil {
-		return out, err
-	}
-	dir, ok := g.dir("memory")
-	if !ok {
-		return out, fmt.Errorf("oom events: controller memory: %w", ErrNotSupported)
-	}
-	if g.version == 2 {
-		events, err := readFlatKeyed(filepath.Join(dir, "memory.events"))
-		if err != nil {
-			return out, fmt.Errorf("oom events: %w", err)
-		}
-		local, err := readFlatKeyed(filepath.Join(dir, "memory.events.local"))
-		if err != nil {
-			return out, fmt.Errorf("oom events: %w", err)
-		}
-		return OOMEvents{
-			Kills: events["oom_kill"], KillsLocal: local["oom_kill"],
-			GroupKills: events["oom_group_kill"], LimitHits: events["oom"],
-		}, nil
-	}
-	own, err := readFlatKeyed(filepath.Join(dir, "memory.oom_control"))
-	if err != nil {
-		return out, fmt.Errorf("oom events: %w", err)
-	}
-	out.KillsLocal = own["oom_kill"]
-	err = walkDirs(dir, func(dir string) error {
-		control, err := readFlatKeyed(filepath.Join(dir, "memory.oom_control"))
-		out.Kills += control["oom_kill"]
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return out, fmt.Errorf("oom events: %w", err)
-	}
-	return out, nil
-}
 
 // NoLimit is what a limit reads as when there is none.
 const NoLimit = math.MaxUint64

@@ -69,42 +69,6 @@ func TestLowOOMScoreDegrades(t *testing.T) {
 	}
 }
 
-func TestAllocatorOverItsLimitIsOOMKilledB19(t *testing.T) {
-	p := onNode(t).pod(t)
-	limited := func(c *criv1.ContainerConfig) {
-		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
-	}
-	for name, args := range map[string][]string{"workload": {"probe", "alloc", "200"}, "its child": {"sh", "-c", "probe alloc 200; exit $?"}} {
-		s := p.start(limited, args...).wait(60 * time.Second)
-		if s.GetExitCode() != 137 || s.GetReason() != "OOMKilled" {
-			t.Errorf("%s: got code %d reason %q message %q, want 137 OOMKilled", name, s.GetExitCode(), s.GetReason(), s.GetMessage())
-		}
-	}
-	within := p.output(func(c *criv1.ContainerConfig) {
-		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 128 << 20, MemorySwapLimitInBytes: 128 << 20}
-	}, "probe", "alloc", "40")
-	if within != "allocated 40 MiB\n" {
-		t.Errorf("within the limit: got %q", within)
-	}
-}
-
-// An exec'd child that was killed for memory does not make a later clean end an OOM kill.
-func TestOOMOfAnExecIsNotTheContainersB21(t *testing.T) {
-	p := onNode(t).pod(t)
-	c := p.start(func(c *criv1.ContainerConfig) {
-		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 32 << 20, MemorySwapLimitInBytes: 32 << 20}
-	}, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
-	resp, err := c.tryExec(60, "probe", "alloc", "200")
-	if err != nil || resp.GetExitCode() != 137 {
-		t.Fatalf("exec over the limit: got %v, %v, want exit code 137", resp, err)
-	}
-	c.stop(10)
-	// v2 kills the whole group where memory.oom.group is set; then the container itself was killed.
-	if s := c.status(); s.GetExitCode() == 0 && s.GetReason() != "Completed" {
-		t.Errorf("got code %d reason %q, want 0 Completed", s.GetExitCode(), s.GetReason())
-	}
-}
-
 func TestSpinnerOverItsQuotaIsThrottled(t *testing.T) {
 	p := onNode(t).pod(t)
 	c := p.start(func(c *criv1.ContainerConfig) {
