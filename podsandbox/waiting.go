@@ -98,6 +98,9 @@ var processStates = map[string]string{
 	"D": "in uninterruptible sleep", "R": "running", "S": "sleeping", "T": "stopped by a signal", "t": "stopped by a tracer", "Z": "ended, not reaped", "I": "idle",
 }
 
+// initName is how the kernel calls init while it walks its plan: as the memfd that it is executed from, cut off.
+const initName = "memfd:podwright"
+
 // processState says what a process is at and what it runs, as far as /proc tells. Its name is the workload's choice.
 func processState(pid int) (detail, name string) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
@@ -107,6 +110,9 @@ func processState(pid int) (detail, name string) {
 		return "gone", ""
 	}
 	name = strings.ToValidUTF8(string(stat[begin+1:end]), "?")
+	if strings.HasPrefix(name, initName) {
+		name = "init"
+	}
 	if fields := strings.Fields(string(stat[end+1:])); len(fields) > 0 {
 		if detail = processStates[fields[0]]; detail == "" {
 			detail = "in state " + fields[0]

@@ -285,3 +285,29 @@ func TestOpsForgetWhatEnded(t *testing.T) {
 		return err == nil && len(now) <= len(before)
 	})
 }
+
+// A start whose init hangs in the kernel: which process, and where it sleeps.
+func TestOpsNameWhereInitHangs(t *testing.T) {
+	n := onNode(t)
+	dir := t.TempDir()
+	release := hangingFileSystem(t, dir)
+	defer release()
+	c := n.pod(t).create(func(c *criv1.ContainerConfig) {
+		c.Mounts = []*criv1.Mount{bind(dir, "/volume")}
+		c.WorkingDir = "/volume/below"
+	}, "true")
+	answer := make(chan error, 1)
+	go func() { answer <- c.tryStart() }()
+	op := n.op(t, "start container", "start process", "start")
+	eventually(t, 10*time.Second, "the place where init sleeps", func() bool {
+		op = n.op(t, "start container", "start process", "start")
+		return op.WaitsFor[0].PID != 0 && strings.Contains(op.WaitsFor[0].Detail, " in ")
+	})
+	if op.ID != c.id || op.WaitsFor[0].Name != "init" {
+		t.Errorf("got %+v, want the container's start and init", op)
+	}
+	release()
+	if err := <-answer; err == nil {
+		t.Error("the start: got success")
+	}
+}
