@@ -48,8 +48,8 @@ func (*service) GetContainerEvents(_ *criv1.GetEventsRequest, stream grpc.Server
 	return stream.Context().Err()
 }
 
-// serveCalls gives a client of a server that tells watch what it does.
-func serveCalls(t *testing.T, watch *Telemetry, s *service) criv1.RuntimeServiceClient {
+// serveCalls gives a client of a server that tells watch what it does, and what ends it once every call is told.
+func serveCalls(t *testing.T, watch *Telemetry, s *service) (client criv1.RuntimeServiceClient, stop func()) {
 	t.Helper()
 	listener, err := net.Listen("unix", filepath.Join(t.TempDir(), "sock"))
 	if err != nil {
@@ -64,7 +64,7 @@ func serveCalls(t *testing.T, watch *Telemetry, s *service) criv1.RuntimeService
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return criv1.NewRuntimeServiceClient(conn)
+	return criv1.NewRuntimeServiceClient(conn), server.GracefulStop
 }
 
 // fakeImages and fakeKeeper stand in for what they are named after: their figures are known.
@@ -142,7 +142,7 @@ func hasLines(t *testing.T, text string, lines ...string) {
 
 func TestCallsAreCountedByMethodAndCode(t *testing.T) {
 	watch, url := measured(t, fakeKeeper{})
-	client := serveCalls(t, watch, &service{})
+	client, _ := serveCalls(t, watch, &service{})
 	for range 3 {
 		if _, err := client.Version(t.Context(), &criv1.VersionRequest{}); err != nil {
 			t.Fatal(err)

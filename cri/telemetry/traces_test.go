@@ -77,7 +77,7 @@ func TestSpansContinueTheCallersTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	begin := time.Now()
-	client := serveCalls(t, watch, &service{pull: func(ctx context.Context) {
+	client, stop := serveCalls(t, watch, &service{pull: func(ctx context.Context) {
 		watch.Pulled(ctx, image.Pulled{Reference: "example.org/app:1", Started: begin, Took: 3 * time.Second, Phases: []image.Phase{
 			{Name: "resolving", Began: begin}, {Name: "downloading", Began: begin.Add(time.Second)},
 		}})
@@ -87,7 +87,7 @@ func TestSpansContinueTheCallersTrace(t *testing.T) {
 	}
 	client.ContainerStatus(asKubelet(t.Context(), "00"), &criv1.ContainerStatusRequest{}) // its caller does not keep it
 	client.ListContainers(t.Context(), &criv1.ListContainersRequest{})                    // nobody decided, and the rate is 0
-	time.Sleep(50 * time.Millisecond)                                                     // a span ends after its answer
+	stop()                                                                                // a span ends after its answer
 	if err := watch.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestCollectorThatTakesNothingHoldsUpNobody(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			client := serveCalls(t, watch, &service{})
+			client, _ := serveCalls(t, watch, &service{})
 			begin := time.Now()
 			for range 2 * maxQueue {
 				if _, err := client.Version(t.Context(), &criv1.VersionRequest{}); err != nil {

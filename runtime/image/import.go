@@ -142,13 +142,18 @@ type archiveImage struct {
 	desc ocispec.Descriptor
 }
 
-// archiveImages reads the archive's index: the same content may be there
-// under several names.
+// archiveImages reads the archive's index.
 func archiveImages(ctx context.Context, d *descent, desc ocispec.Descriptor) ([]archiveImage, error) {
 	data, err := d.read(ctx, desc, maxManifestBytes)
 	if err != nil {
 		return nil, fmt.Errorf("archive index: %w", err)
 	}
+	return parseArchiveIndex(data)
+}
+
+// parseArchiveIndex lists what an index names: the same content may be there
+// under several names.
+func parseArchiveIndex(data []byte) ([]archiveImage, error) {
 	var index ocispec.Index
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("%w: archive index: %w", ErrInvalidImage, err)

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/podwright/podwright/test/e2e/registry"
 )
@@ -110,4 +111,30 @@ func ociArchive(t *testing.T, images map[string]v1.Image, ref string) []byte {
 		t.Fatal(err)
 	}
 	return tarOf(t, files...)
+}
+
+// Whatever an archive's index says: names that can be parsed again, descriptors that are checked, or a refusal.
+func FuzzArchiveIndex(f *testing.F) {
+	for _, annotations := range []string{
+		`"io.containerd.image.name":"example.org/app:1"`, `"org.opencontainers.image.ref.name":"1"`, `"org.opencontainers.image.ref.name":"docker.io/library/busybox:1"`,
+	} {
+		f.Add([]byte(`{"schemaVersion":2,"manifests":[{"mediaType":"` + ocispec.MediaTypeImageManifest + `","digest":"` + someDigest + `","size":5,"annotations":{` + annotations + `}}]}`))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		found, err := parseArchiveIndex(data)
+		if err != nil {
+			if !errors.Is(err, ErrInvalidImage) && !errors.Is(err, ErrInvalidReference) {
+				t.Fatalf("%v is of no kind", err)
+			}
+			return
+		}
+		for _, entry := range found {
+			if checkDigest(entry.desc.Digest) != nil || entry.desc.Size <= 0 || entry.desc.Annotations != nil {
+				t.Fatalf("passed %+v", entry.desc)
+			}
+			if ref, err := ParseReference(entry.name); entry.name != "" && (err != nil || ref.String() != entry.name) {
+				t.Fatalf("%q parses as %v, %v", entry.name, ref, err)
+			}
+		}
+	})
 }
