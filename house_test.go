@@ -63,7 +63,9 @@ var specialImports = map[string][]string{
 // bans name an import path prefix, who may use it all the same, and why nobody else may.
 var bans = []struct{ path, allowed, reason string }{
 	{"github.com/seccomp/libseccomp-golang", "runtime/seccomp", "only one place compiles filters; init gets finished BPF"},
-	{"k8s.io/cri-api", "cri podsandbox podsandbox/spec podsandbox/record cmd/podwright test/e2e", "mechanisms know no CRI types"},
+	{"k8s.io/cri-streaming", "cri/streaming", "one owner of streams and their protocols"},
+	{"k8s.io/streaming", "cri/streaming", "one owner of streams and their protocols"},
+	{"k8s.io/cri-api", "cri cri/streaming podsandbox podsandbox/spec podsandbox/record cmd/podwright test/e2e", "mechanisms know no CRI types"},
 	{"github.com/containerd/containerd/v2", "runtime/image", "images are the only thing containerd's libraries do here"},
 	{"github.com/containernetworking/cni", "cni", "the network stands behind one package"},
 	{"github.com/containerd/cgroups", "runtime/cgroup", "one owner of cgroup files"},

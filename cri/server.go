@@ -25,14 +25,21 @@ type Network interface {
 	SetPodCIDR(cidr string) error
 }
 
+// Sessions gives the URLs of exec and port-forward sessions.
+type Sessions interface {
+	Exec(req *criv1.ExecRequest) (url string, err error)
+	PortForward(req *criv1.PortForwardRequest) (url string, err error)
+}
+
 // Config carries the services behind the edge; all are required.
 type Config struct {
-	Manager *podsandbox.Manager
-	Images  *image.Store
-	Network Network
-	Version string             // podwright's own, semver
-	Info    func() any         // what verbose Status shows under "config"
-	Driver  criv1.CgroupDriver // announced by RuntimeConfig
+	Manager  *podsandbox.Manager
+	Images   *image.Store
+	Network  Network
+	Sessions Sessions
+	Version  string             // podwright's own, semver
+	Info     func() any         // what verbose Status shows under "config"
+	Driver   criv1.CgroupDriver // announced by RuntimeConfig
 }
 
 // Server answers the runtime and the image service. Families of calls are parts of it: 43 methods are too many for one
@@ -52,8 +59,8 @@ type unimplemented struct {
 
 // New checks cfg.
 func New(cfg Config) (*Server, error) {
-	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Version == "" || cfg.Info == nil {
-		return nil, errors.New("cri: manager, images, network, version and info are required")
+	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Sessions == nil || cfg.Version == "" || cfg.Info == nil {
+		return nil, errors.New("cri: manager, images, network, sessions, version and info are required")
 	}
 	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}}, nil
 }

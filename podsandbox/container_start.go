@@ -133,7 +133,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err != nil {
 		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)
 	}
-	return process, nil
+	return identity(process), nil
 }
 
 // tooLittleMemory says it where the kernel killed init at the container's own limit: "killed" alone explains nothing.

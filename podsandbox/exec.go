@@ -13,7 +13,6 @@ import (
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/launch"
-	"github.com/podwright/podwright/runtime/wire"
 )
 
 // maxExecOutput caps stdout and stderr together: the kubelet takes 16 MiB in one answer, and both must fit. What comes
@@ -51,6 +50,7 @@ type execTemplate struct {
 	launchable spec.Launchable
 	plan       launch.Plan
 	resources  []byte // of the record it was made from: an update makes another one
+	uid, gid   int    // the workload's
 }
 
 // with gives a launch of args; the template's lists are shared and never written.
@@ -65,17 +65,8 @@ func (t *execTemplate) with(args []string) *spec.Launchable {
 // ExecSync runs args in a running container and waits for its end. After timeout (0: none) the command and all it
 // started are killed, and the error is ErrTimeout; the container goes on.
 func (m *execManager) ExecSync(ctx context.Context, id string, args []string, timeout time.Duration) (*ExecResult, error) {
-	if len(args) == 0 {
-		return nil, kindf(ErrInvalid, "exec in container %q: cmd is empty", id)
-	}
-	c, err := m.containers.find("container", id)
+	c, err := m.executable(id, args)
 	if err != nil {
-		return nil, fmt.Errorf("exec: %w", err)
-	}
-	if phase := c.record().Phase; phase != record.ContainerRunning {
-		return nil, kindf(ErrPrecondition, "exec in container %s: it is %s, not running", c.id, phase)
-	}
-	if err := m.Ready(); err != nil {
 		return nil, err
 	}
 	if timeout > 0 {
@@ -93,52 +84,62 @@ func (m *execManager) ExecSync(ctx context.Context, id string, args []string, ti
 	return result, err
 }
 
-func (m *execManager) execSync(ctx context.Context, op *Operation, c *container, args []string) (*ExecResult, error) {
-	op.at("prepare")
-	template, err := m.execTemplate(c)
+// executable finds the container that args are to run in, if anything can run in it now.
+func (m *execManager) executable(id string, args []string) (*container, error) {
+	if len(args) == 0 {
+		return nil, kindf(ErrInvalid, "exec in container %q: cmd is empty", id)
+	}
+	c, err := m.running(id)
+	if err != nil {
+		return nil, fmt.Errorf("exec: %w", err)
+	}
+	return c, m.Ready()
+}
+
+// running finds a container that runs.
+func (m *execManager) running(id string) (*container, error) {
+	c, err := m.containers.find("container", id)
 	if err != nil {
 		return nil, err
 	}
-	execID := execPrefix + record.NewID()
-	waiter := m.awaitExit(execID)
-	launched := make(chan launchedExec, 1)
-	m.exits.Add(1)
-	// Owner: core; ends by execStartDeadline, launchGrace after the caller; Shutdown waits for it.
-	go func() {
-		defer m.exits.Done()
-		process, output, err := m.launchExec(ctx, op, c, execID, template.with(args))
-		launched <- launchedExec{process, output, err}
-	}()
-	var process wire.Process
-	var output *execOutput
-	select {
-	case l := <-launched:
-		if l.err != nil {
-			m.waiters.Delete(execID)
-			return nil, m.execError(ctx, c, l.err)
-		}
-		process, output = l.process, l.output
-	case <-ctx.Done():
-		m.abandonExec(ctx, c, execID, launched, waiter)
-		return nil, m.execError(ctx, c, ctx.Err())
+	if phase := c.record().Phase; phase != record.ContainerRunning {
+		return nil, kindf(ErrPrecondition, "container %s: it is %s, not running", c.id, phase)
+	}
+	return c, nil
+}
+
+func (m *execManager) execSync(ctx context.Context, op *Operation, c *container, args []string) (*ExecResult, error) {
+	op.at("prepare")
+	template, err := m.execTemplate(c, false)
+	if err != nil {
+		return nil, err
+	}
+	output := &execOutput{pool: &m.kept, uid: template.uid, gid: template.gid}
+	started, err := m.begin(ctx, op, c, template.with(args), output)
+	if err != nil {
+		return nil, err
 	}
 	defer output.close()
 	output.start()
 	op.at("run command")
-	op.on(Wait{For: WaitEnd, PID: process.PID, Until: deadlineOf(ctx)})
-	defer m.forgetExec(ctx, execID)
+	op.on(Wait{For: WaitEnd, PID: started.process.PID, Until: deadlineOf(ctx)})
+	defer m.forgetExec(ctx, started.id)
 	select {
-	case exit := <-waiter:
+	case exit := <-started.exit:
 		if exit.Lost {
-			return nil, kindf(ErrUnavailable, "command %q: its exit code is lost with the keeper", args[0])
+			return nil, lostExit(args)
 		}
 		noteKilledCommand(m.core, c, exit)
 		stdout, stderr := output.finish()
 		return &ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: int32(exit.Code)}, nil
 	case <-ctx.Done():
-		m.killTree(c.record().CgroupPath, process, waiter)
+		m.killTree(c.record().CgroupPath, started.process, started.exit)
 		return nil, kindf(ErrTimeout, "command %q timed out and was killed: %w", args[0], ctx.Err())
 	}
+}
+
+func lostExit(args []string) error {
+	return kindf(ErrUnavailable, "command %q: its exit code is lost with the keeper", args[0])
 }
 
 // deadlineOf is when ctx ends by itself; zero where it doesn't.
@@ -179,16 +180,20 @@ func (m *execManager) forgetExec(ctx context.Context, execID string) {
 	}()
 }
 
-func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
+func (m *execManager) execTemplate(c *container, terminal bool) (*execTemplate, error) {
+	kept := &c.exec
+	if terminal {
+		kept = &c.execTTY
+	}
 	resources := c.record().Resources
-	if t := c.exec.Load(); t != nil && bytes.Equal(t.resources, resources) {
+	if t := kept.Load(); t != nil && bytes.Equal(t.resources, resources) {
 		return t, nil
 	}
 	ociSpec, err := m.recordedSpec(c.id)
 	if err != nil {
 		return nil, err
 	}
-	in := spec.ExecInput{ID: c.id, Spec: ociSpec, Args: []string{"unset"}, Node: m.cfg.Node}
+	in := spec.ExecInput{ID: c.id, Spec: ociSpec, Args: []string{"unset"}, Terminal: terminal, Node: m.cfg.Node}
 	if profile := ociSpec.Linux.Seccomp; profile != nil {
 		filter, err := m.cfg.Seccomp.Compile(profile)
 		if err != nil {
@@ -200,7 +205,8 @@ func (m *execManager) execTemplate(c *container) (*execTemplate, error) {
 	if err != nil {
 		return nil, invalidSpec(err)
 	}
-	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan, resources: resources}
-	c.exec.Store(t)
+	user := ociSpec.Process.User
+	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan, resources: resources, uid: int(user.UID), gid: int(user.GID)}
+	kept.Store(t)
 	return t, nil
 }

@@ -18,6 +18,7 @@ type execOutput struct {
 	left           atomic.Int64  // bytes both together may still keep
 	pool           *atomic.Int64 // bytes that all commands keep beyond freeOutput each
 	taken          atomic.Int64  // of pool
+	uid, gid       int           // who may reopen the streams by name
 }
 
 // keep says how many of n bytes just read are kept; the rest is dropped.
@@ -42,37 +43,48 @@ type capture struct {
 	ended bool // the reader saw end of file
 }
 
-// newExecOutput makes the command's streams: an empty stdin, and pipes that are read here.
-func newExecOutput(pool *atomic.Int64) (*execOutput, *streams, error) {
-	o, s := &execOutput{pool: pool}, &streams{}
+// open makes the command's streams: an empty stdin, and pipes that are read here.
+func (o *execOutput) open() (*streams, error) {
 	o.left.Store(maxExecOutput)
+	s := &streams{}
 	var err error
 	if s.stdin, err = os.OpenFile(os.DevNull, os.O_RDONLY, 0); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if o.stdout.pipe, s.stdout, err = pipe(); err == nil {
-		o.stderr.pipe, s.stderr, err = pipe()
+	if o.stdout.pipe, s.stdout, err = outputPipe(o.uid, o.gid); err == nil {
+		o.stderr.pipe, s.stderr, err = outputPipe(o.uid, o.gid)
 	}
 	if err != nil {
 		s.close()
-		o.close()
-		return nil, nil, err
+		return nil, err
 	}
-	return o, s, nil
+	return s, nil
 }
 
-// pipe makes a pipe whose read end the runtime polls and whose write end blocks, as a command expects.
-func pipe() (read, write *os.File, err error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, os.NewSyscallError("pipe2", err)
-	}
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		unix.Close(fds[0])
-		unix.Close(fds[1])
-		return nil, nil, os.NewSyscallError("fcntl", err)
+// outputPipe makes a pipe whose read end is ours.
+func outputPipe(uid, gid int) (read, write *os.File, err error) {
+	fds, err := pipe(0, uid, gid)
+	if err != nil {
+		return nil, nil, err
 	}
 	return os.NewFile(uintptr(fds[0]), "exec output"), os.NewFile(uintptr(fds[1]), "exec output"), nil
+}
+
+// pipe makes a pipe with one end that is ours, which the runtime polls; the other blocks, as a command expects. It
+// belongs to the command's user, who may open it again as /dev/stdout.
+func pipe(ours, uid, gid int) (fds [2]int, err error) {
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return fds, os.NewSyscallError("pipe2", err)
+	}
+	err = os.NewSyscallError("fchown", unix.Fchown(fds[0], uid, gid))
+	if err == nil {
+		err = os.NewSyscallError("fcntl", unix.SetNonblock(fds[ours], true))
+	}
+	if err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	}
+	return fds, err
 }
 
 // close lets go of pipes and pool; the readers end by it.

@@ -28,32 +28,32 @@ type launchRequest struct {
 	reaper     wire.Process          // the PID 1 whose namespace is joined; PID 0 without one
 }
 
-// launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns when
-// the workload's own program runs, or with the step that failed.
-func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, error) {
+// launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns
+// when the workload's own program runs, or with the step that failed. The console of an exec is the caller's.
+func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, error) {
 	client := m.keeper.Load()
 	if client == nil {
-		return wire.Process{}, m.Ready()
+		return keeper.Process{}, m.Ready()
 	}
 	opened := &openedNeeds{}
 	defer opened.close()
 	if req.kind == wire.KindReaper {
 		if err := m.cfg.Cgroups.Create(ctx, req.cgroup, nil); err != nil {
-			return wire.Process{}, fmt.Errorf("make cgroup %s: %w", req.cgroup, err)
+			return keeper.Process{}, fmt.Errorf("make cgroup %s: %w", req.cgroup, err)
 		}
 	}
 	group, err := m.cfg.Cgroups.Open(req.cgroup)
 	if err != nil {
-		return wire.Process{}, fmt.Errorf("open cgroup %s: %w", req.cgroup, err)
+		return keeper.Process{}, fmt.Errorf("open cgroup %s: %w", req.cgroup, err)
 	}
 	defer group.Close()
 	req.op.at("open mounts")
 	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
-		return wire.Process{}, err
+		return keeper.Process{}, err
 	}
 	if req.reaper.PID != 0 && !sameProcess(req.reaper) {
 		// What was opened by its pid may be the namespace of whoever has the pid now, the host's even.
-		return wire.Process{}, kindf(ErrPrecondition, "the sandbox's PID 1 is gone")
+		return keeper.Process{}, kindf(ErrPrecondition, "the sandbox's PID 1 is gone")
 	}
 	request := keeper.Launch{
 		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,
@@ -67,9 +67,14 @@ func (m *core) launch(ctx context.Context, req launchRequest) (wire.Process, err
 	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
 	if err != nil {
-		return wire.Process{}, launchError(err)
+		return keeper.Process{}, launchError(err)
 	}
-	return wire.Process{PID: process.PID, StartTime: process.StartTime}, nil
+	return process, nil
+}
+
+// identity is what a record keeps of a process.
+func identity(p keeper.Process) wire.Process {
+	return wire.Process{PID: p.PID, StartTime: p.StartTime}
 }
 
 // launchError gives a failed step its kind: a program or directory that isn't there is the request's fault.

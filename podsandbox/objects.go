@@ -48,7 +48,8 @@ type container struct {
 	deleted bool          // as a sandbox's
 	exited  chan struct{} // closed once the record says Exited
 	stop    stopRequest
-	exec    atomic.Pointer[execTemplate] // made by the first exec
+	exec    atomic.Pointer[execTemplate] // made by the first exec without a terminal
+	execTTY atomic.Pointer[execTemplate] // and with one
 }
 
 func (c *container) record() *record.Container { return c.cur.Load() }

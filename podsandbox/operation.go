@@ -39,6 +39,7 @@ const (
 	kindRemoveContainer = "remove container"
 	kindUpdateContainer = "update container"
 	kindExec            = "exec"
+	kindExecSession     = "exec session" // with a client's streams: as long as its user likes
 )
 
 // OperationKinds gives them all.

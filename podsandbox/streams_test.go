@@ -78,7 +78,8 @@ func TestStreamsKeepOutputForTheNextReader(t *testing.T) {
 }
 
 func TestExecOutputIsCappedAndNeverBlocks(t *testing.T) {
-	out, s, err := newExecOutput(new(atomic.Int64))
+	out := &execOutput{pool: new(atomic.Int64), uid: os.Getuid(), gid: os.Getgid()}
+	s, err := out.open()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +103,8 @@ func TestExecOutputIsCappedAndNeverBlocks(t *testing.T) {
 
 // B26: a background process that holds the pipe does not hold up the answer, and what was written before is there.
 func TestExecOutputDoesNotWaitForBackgroundHolders(t *testing.T) {
-	out, s, err := newExecOutput(new(atomic.Int64))
+	out := &execOutput{pool: new(atomic.Int64), uid: os.Getuid(), gid: os.Getgid()}
+	s, err := out.open()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +127,8 @@ func TestExecOutputsShareOnePool(t *testing.T) {
 	var outs []*execOutput
 	kept := 0
 	for range 8 {
-		out, s, err := newExecOutput(pool)
+		out := &execOutput{pool: pool, uid: os.Getuid(), gid: os.Getgid()}
+		s, err := out.open()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -85,9 +85,11 @@ func serve(ctx context.Context, cfg config.Config) error {
 	if err != nil {
 		return err
 	}
-	done := make(chan error, 1)
+	done := make(chan error, 2)
 	// Owner: serve; ends with the server; serve waits below.
 	go func() { done <- server.Serve(listener) }()
+	// Owner: serve; ends with stopServing, which waits for the sessions.
+	go func() { done <- services.sessions.Serve() }()
 	log.Info("Serving", "socket", cfg.Socket, "version", version, "duration", time.Since(begin))
 	notify(ctx, daemon.SdNotifyReady)
 	select {

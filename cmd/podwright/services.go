@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +19,7 @@ import (
 	"github.com/podwright/podwright/cni"
 	"github.com/podwright/podwright/cri"
 	"github.com/podwright/podwright/cri/admin"
+	"github.com/podwright/podwright/cri/streaming"
 	"github.com/podwright/podwright/cri/telemetry"
 	"github.com/podwright/podwright/podsandbox"
 	"github.com/podwright/podwright/podsandbox/podfiles"
@@ -33,15 +36,16 @@ import (
 
 // services is everything behind the socket, in the order it is closed.
 type services struct {
-	cfg     config.Config
-	manager *podsandbox.Manager
-	images  *image.Store
-	network *cni.Network
-	records *record.Store
-	cgroups *cgroup.Manager
-	keeper  *keeper.Client
-	watch   *telemetry.Telemetry
-	closers []func() error
+	cfg      config.Config
+	manager  *podsandbox.Manager
+	images   *image.Store
+	network  *cni.Network
+	records  *record.Store
+	cgroups  *cgroup.Manager
+	keeper   *keeper.Client
+	watch    *telemetry.Telemetry
+	sessions *streaming.Server
+	closers  []func() error
 }
 
 func (s *services) close() {
@@ -80,6 +84,9 @@ func (s *services) open(ctx context.Context) error {
 		return err
 	}
 	if err := manager.Start(ctx, s.keeper); err != nil {
+		return err
+	}
+	if err := s.openSessions(); err != nil {
 		return err
 	}
 	s.images.StartGC(ctx)
@@ -168,9 +175,24 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	})
 }
 
+// openSessions takes the port; serve answers on it.
+func (s *services) openSessions() error {
+	cfg := s.cfg.Streaming
+	var err error
+	s.sessions, err = streaming.New(streaming.Config{
+		Runtime: s.manager, Objects: s.manager, Address: net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)),
+		CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, IdleTimeout: time.Duration(cfg.IdleTimeout),
+	})
+	if err != nil {
+		return err
+	}
+	s.closers = append(s.closers, func() error { return s.sessions.Close(context.Background()) }) // where serve was not reached
+	return nil
+}
+
 func (s *services) register(server *grpc.Server) error {
 	edge, err := cri.New(cri.Config{
-		Manager: s.manager, Images: s.images, Network: s.network, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
+		Manager: s.manager, Images: s.images, Network: s.network, Sessions: s.sessions, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
 		Info: func() any { return statusInfo{Config: s.cfg, Cgroup: s.cgroups.Version()} },
 	})
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ func stopServing(server *grpc.Server, services *services, calls *openCalls) erro
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	services.manager.Leave()
+	err := services.sessions.Close(ctx) // first: what they end is still told by the keeper
 	stopped := make(chan struct{})
 	// Owner: this call; ends with the last RPC, or when Stop below cuts them.
 	go func() {
@@ -53,7 +55,7 @@ func stopServing(server *grpc.Server, services *services, calls *openCalls) erro
 	for idle := time.Duration(0); idle < readTime; {
 		select {
 		case <-stopped:
-			return services.manager.Shutdown(ctx)
+			return errors.Join(err, services.manager.Shutdown(ctx))
 		case <-ctx.Done():
 			idle = readTime
 		case <-look.C:
@@ -63,7 +65,7 @@ func stopServing(server *grpc.Server, services *services, calls *openCalls) erro
 		}
 	}
 	server.Stop()
-	return services.manager.Shutdown(ctx)
+	return errors.Join(err, services.manager.Shutdown(ctx))
 }
 
 // closeTelemetry sends what is still to be sent; a collector that does not answer holds up the end no longer than flushTime.

@@ -1,6 +1,9 @@
 package spec
 
 import (
+	"encoding/binary"
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/podwright/podwright/runtime/launch"
@@ -78,6 +81,17 @@ func (l *Launchable) SetDirectory(i int, directory bool) {
 		op.Number = 0
 		if directory {
 			op.Number = 1
+		}
+	}
+}
+
+// SetConsoleSize gives the terminal a size before the workload sees it. The plan is written; its list of operations,
+// which may be shared, is not.
+func (l *Launchable) SetConsoleSize(columns, rows uint16) {
+	l.Plan.Ops = slices.Clone(l.Plan.Ops)
+	for i := range l.Plan.Ops {
+		if op := &l.Plan.Ops[i]; op.Code == launch.OpConsole {
+			op.Data = binary.LittleEndian.AppendUint16(binary.LittleEndian.AppendUint16(nil, columns), rows)
 		}
 	}
 }

@@ -14,6 +14,7 @@ const (
 	ioctlControllingTty = 0x540e     // TIOCSCTTY
 	ioctlLockPty        = 0x40045431 // TIOCSPTLCK
 	ioctlOpenPeer       = 0x5441     // TIOCGPTPEER
+	ioctlWindowSize     = 0x5414     // TIOCSWINSZ
 	ptmxDevice          = 5<<8 | 2
 
 	keyctlJoinSession = 1
@@ -31,6 +32,12 @@ func console(r *runner, op *launch.Op) (string, syscall.Errno) {
 	locked := new(int32)
 	if _, errno = call(syscall.SYS_IOCTL, uintptr(master), ioctlLockPty, uintptr(unsafe.Pointer(locked))); errno != 0 {
 		return ptmx, errno
+	}
+	if len(op.Data) == 4 {
+		size := &[4]uint16{uint16(op.Data[2]) | uint16(op.Data[3])<<8, uint16(op.Data[0]) | uint16(op.Data[1])<<8} // struct winsize: rows, columns, pixels
+		if _, errno = call(syscall.SYS_IOCTL, uintptr(master), ioctlWindowSize, uintptr(unsafe.Pointer(size))); errno != 0 {
+			return ptmx, errno
+		}
 	}
 	slave, errno := call(syscall.SYS_IOCTL, uintptr(master), ioctlOpenPeer, syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC)
 	if errno != 0 {

@@ -89,7 +89,8 @@ const (
 	OpPivot
 	// OpConsole opens a terminal of the container's own devpts (TIOCGPTPEER), sends its master in a
 	// StatusConsole message, binds the slave over /dev/console (Number 1), makes it the controlling
-	// terminal and descriptors 0-2. Flags: the slave's owner uid. Comes after OpPivot and OpSetsid.
+	// terminal and descriptors 0-2. Flags: the slave's owner uid. Data, where given: its size before anybody sees it,
+	// columns and rows as little-endian uint16. Comes after OpPivot and OpSetsid.
 	OpConsole
 	// OpSetsid starts a session of the workload's own (setsid(2)).
 	OpSetsid

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -76,7 +77,27 @@ func (cfg Config) check() error {
 	if rate := cfg.Tracing.SamplingRate; rate < 0 || rate > 1_000_000 {
 		errs = append(errs, fmt.Errorf("tracing.sampling_rate_per_million: %d is not from 0 to 1000000", rate))
 	}
-	return errors.Join(errs...)
+	streamErrs := cfg.Streaming.check(absolute) // which adds to errs, too
+	return errors.Join(append(errs, streamErrs...)...)
+}
+
+func (s Streaming) check(absolute func(key, path string)) (errs []error) {
+	if _, err := netip.ParseAddr(s.Address); err != nil {
+		errs = append(errs, fmt.Errorf("streaming.address: %q is no IP address", s.Address))
+	}
+	if s.Port < 0 || s.Port > 65535 {
+		errs = append(errs, fmt.Errorf("streaming.port: %d is not within 0-65535", s.Port))
+	}
+	if (s.CertFile == "") != (s.KeyFile == "") {
+		errs = append(errs, fmt.Errorf("streaming.tls_cert_file %q, streaming.tls_key_file %q: one without the other", s.CertFile, s.KeyFile))
+	} else if s.CertFile != "" {
+		absolute("streaming.tls_cert_file", s.CertFile)
+		absolute("streaming.tls_key_file", s.KeyFile)
+	}
+	if s.IdleTimeout <= 0 {
+		errs = append(errs, errors.New("streaming.idle_timeout: must be above 0"))
+	}
+	return errs
 }
 
 // checkHostPort takes what net.Dial does of TCP, with a port in figures. Port 0 lets the kernel choose one.

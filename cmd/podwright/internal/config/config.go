@@ -32,6 +32,8 @@ type Config struct {
 	Image   Image   `toml:"image"`
 	Metrics Metrics `toml:"metrics"`
 	Tracing Tracing `toml:"tracing"`
+
+	Streaming Streaming `toml:"streaming"`
 }
 
 // Runtime configures how processes are started.
@@ -84,6 +86,15 @@ type Tracing struct {
 	SamplingRate int    `toml:"sampling_rate_per_million" comment:"Of calls whose caller did not decide, how many in a million are traced."`
 }
 
+// Streaming configures the server that exec, attach and port-forward sessions go through.
+type Streaming struct {
+	Address     string   `toml:"address" comment:"An IP address of this node that kubelet and crictl reach. Loopback: nobody else does."`
+	Port        int      `toml:"port" comment:"0: any that is free at start."`
+	CertFile    string   `toml:"tls_cert_file" comment:"With tls_key_file: sessions go over TLS. PEM; read again when it changes."`
+	KeyFile     string   `toml:"tls_key_file"`
+	IdleTimeout Duration `toml:"idle_timeout" comment:"A session on which nothing moves for so long is ended."`
+}
+
 // Duration is a time.Duration written as text, e.g. "30s".
 type Duration time.Duration
 
@@ -117,6 +128,7 @@ func Default() Config {
 			CertsDirs:       []string{"/etc/podwright/certs.d", "/etc/containerd/certs.d"},
 			ProgressTimeout: Duration(5 * time.Minute), Downloads: 3,
 		},
+		Streaming: Streaming{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
 	}
 }
 

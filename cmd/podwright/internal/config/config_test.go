@@ -76,6 +76,11 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"URL for a collector", "[tracing]\nendpoint = \"http://localhost:4317\"", "tracing.endpoint"},
 		{"collector's port 0", "[tracing]\nendpoint = \"localhost:0\"", "tracing.endpoint"},
 		{"more than all", "[tracing]\nsampling_rate_per_million = 1000001", "tracing.sampling_rate_per_million: 1000001"},
+		{"stream address is a name", "[streaming]\naddress = \"localhost\"", "streaming.address"},
+		{"stream port", "[streaming]\nport = 70000", "streaming.port: 70000"},
+		{"certificate without key", "[streaming]\ntls_cert_file = \"/etc/x.pem\"", "streaming.tls_key_file"},
+		{"relative key", "[streaming]\ntls_cert_file = \"/etc/x.pem\"\ntls_key_file = \"x.key\"", "streaming.tls_key_file"},
+		{"no idle time", "[streaming]\nidle_timeout = \"0s\"", "streaming.idle_timeout"},
 		{"unknown seccomp default", "[runtime]\nseccomp_when_unset = \"none\"", "seccomp_when_unset"},
 	}
 	for _, test := range tests {

@@ -17,7 +17,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB")
+		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB | serve ADDRESS HOW | winsize")
 		os.Exit(64)
 	}
 	var err error
@@ -36,6 +36,10 @@ func main() {
 		_, err = alloc(os.Args[2])
 	case "hold":
 		err = hold(os.Args[2])
+	case "serve":
+		err = serve(os.Args[2], os.Args[3])
+	case "winsize":
+		err = windowSize()
 	default:
 		err = errors.New("unknown command " + os.Args[1])
 	}
