@@ -75,6 +75,9 @@ func (m *execManager) execSession(ctx context.Context, op *Operation, c *contain
 	op.on(Wait{For: WaitEnd, PID: started.process.PID})
 	select {
 	case exit := <-started.exit:
+		if !exit.Lost {
+			noteKilledCommand(m.core, c, exit)
+		}
 		client.finish()
 		if exit.Lost {
 			return 0, lostExit(args)

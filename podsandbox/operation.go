@@ -39,14 +39,14 @@ const (
 	kindRemoveContainer = "remove container"
 	kindUpdateContainer = "update container"
 	kindExec            = "exec"
-	kindExecSession     = "exec session" // with a client's streams: as long as its user likes
+	kindExecSession     = "exec session"
 )
 
 // OperationKinds gives them all.
 func OperationKinds() []string {
 	return []string{
 		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer,
-		kindUpdateContainer, kindExec,
+		kindUpdateContainer, kindExec, kindExecSession,
 	}
 }
 
