@@ -19,47 +19,6 @@ import (
 //	flood  writes until it can't
 //	hold   says "held" and nothing more
 func serve(address, how string) error {
-	handlers := map[string]func(*net.TCPConn) error{
-		"echo": func(c *net.TCPConn) error { _, err := io.Copy(c, c); return err },
-		"count": func(c *net.TCPConn) error {
-			n, err := io.Copy(io.Discard, c)
-			if err == nil {
-				_, err = fmt.Fprintf(c, "%d bytes", n)
-			}
-			return err
-		},
-		"first": func(c *net.TCPConn) error {
-			_, err := c.Write([]byte("first"))
-			n, copyErr := int64(0), errors.Join(err, c.CloseWrite())
-			if copyErr == nil {
-				n, copyErr = io.Copy(io.Discard, c)
-			}
-			fmt.Println("first took", n)
-			return copyErr
-		},
-		"reset": func(c *net.TCPConn) error {
-			if _, err := c.Read(make([]byte, 1)); err != nil {
-				return err
-			}
-			_, err := c.Write([]byte("half"))
-			return errors.Join(err, c.SetLinger(0))
-		},
-		"flood": func(c *net.TCPConn) error {
-			piece := make([]byte, 64<<10)
-			for {
-				if _, err := c.Write(piece); err != nil {
-					return err
-				}
-			}
-		},
-		"hold": func(c *net.TCPConn) error {
-			if _, err := c.Write([]byte("held")); err != nil {
-				return err
-			}
-			_, err := c.Read(make([]byte, 1))
-			return err
-		},
-	}
 	handle := handlers[how]
 	if handle == nil {
 		return fmt.Errorf("serve %q: no such way", how)
@@ -81,6 +40,48 @@ func serve(address, how string) error {
 			fmt.Println("ended", err)
 		}()
 	}
+}
+
+var handlers = map[string]func(*net.TCPConn) error{
+	"echo": func(c *net.TCPConn) error { _, err := io.Copy(c, c); return err },
+	"count": func(c *net.TCPConn) error {
+		n, err := io.Copy(io.Discard, c)
+		if err == nil {
+			_, err = fmt.Fprintf(c, "%d bytes", n)
+		}
+		return err
+	},
+	"first": func(c *net.TCPConn) error {
+		_, err := c.Write([]byte("first"))
+		if err = errors.Join(err, c.CloseWrite()); err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, c)
+		fmt.Println("first took", n)
+		return err
+	},
+	"reset": func(c *net.TCPConn) error {
+		if _, err := c.Read(make([]byte, 1)); err != nil {
+			return err
+		}
+		_, err := c.Write([]byte("half"))
+		return errors.Join(err, c.SetLinger(0))
+	},
+	"flood": func(c *net.TCPConn) error {
+		piece := make([]byte, 64<<10)
+		for {
+			if _, err := c.Write(piece); err != nil {
+				return err
+			}
+		}
+	},
+	"hold": func(c *net.TCPConn) error {
+		if _, err := c.Write([]byte("held")); err != nil {
+			return err
+		}
+		_, err := c.Read(make([]byte, 1))
+		return err
+	},
 }
 
 // windowSize prints the terminal's size as the program's first act.
