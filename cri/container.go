@@ -43,7 +43,7 @@ func (s *Server) RemoveContainer(ctx context.Context, req *criv1.RemoveContainer
 
 // ListContainers answers from memory; the parts of a filter are joined by AND.
 func (s *Server) ListContainers(_ context.Context, req *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
-	return &criv1.ListContainersResponse{Containers: s.cfg.Manager.ListContainers(req.GetFilter())}, nil
+	return withEntries(&criv1.ListContainersResponse{}, s.cfg.Manager.ListContainers(req.GetFilter())), nil
 }
 
 // ContainerStatus answers from memory; NotFound for an unknown id (B2).

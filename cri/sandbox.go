@@ -42,5 +42,5 @@ func (s *Server) PodSandboxStatus(_ context.Context, req *criv1.PodSandboxStatus
 
 // ListPodSandbox answers from memory; the parts of a filter are joined by AND.
 func (s *Server) ListPodSandbox(_ context.Context, req *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
-	return &criv1.ListPodSandboxResponse{Items: s.cfg.Manager.ListSandboxes(req.GetFilter())}, nil
+	return withEntries(&criv1.ListPodSandboxResponse{}, s.cfg.Manager.ListSandboxes(req.GetFilter())), nil
 }

@@ -7,6 +7,8 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/podsandbox"
 )
 
 func TestStreamedListsComeInBoundedMessages(t *testing.T) {
@@ -67,5 +69,41 @@ func TestStreamedListEndsWithTheFirstFailedSend(t *testing.T) {
 	})
 	if !errors.Is(err, gone) || sent != 1 {
 		t.Errorf("got %v after %d sends, want the error after one", err, sent)
+	}
+}
+
+// What was encoded before is received as if it had been encoded with its answer.
+func TestEncodedEntriesAreEntriesToTheClient(t *testing.T) {
+	var want []*criv1.PodSandbox
+	var entries []podsandbox.Encoded
+	for i := range 3 {
+		s := &criv1.PodSandbox{Id: strings.Repeat("x", 100*i), Metadata: &criv1.PodSandboxMetadata{Name: "x"}, Labels: map[string]string{"a": "b"}, State: 1, CreatedAt: int64(i)}
+		raw, err := proto.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, entries = append(want, s), append(entries, raw)
+	}
+	for name, test := range map[string]struct{ sent, got, want proto.Message }{
+		"list":               {withEntries(&criv1.ListPodSandboxResponse{}, entries), &criv1.ListPodSandboxResponse{}, &criv1.ListPodSandboxResponse{Items: want}},
+		"stream":             {withEntries(&criv1.StreamPodSandboxesResponse{}, entries), &criv1.StreamPodSandboxesResponse{}, &criv1.StreamPodSandboxesResponse{PodSandboxes: want}},
+		"nothing":            {withEntries(&criv1.ListPodSandboxResponse{}, nil), &criv1.ListPodSandboxResponse{}, &criv1.ListPodSandboxResponse{}},
+		"list of containers": {withEntries(&criv1.ListContainersResponse{}, nil), &criv1.ListContainersResponse{}, &criv1.ListContainersResponse{}},
+	} {
+		raw, err := proto.Marshal(test.sent)
+		if err == nil {
+			err = proto.Unmarshal(raw, test.got)
+		}
+		if err != nil || !proto.Equal(test.got, test.want) {
+			t.Errorf("%s: got %v, %v, want %v", name, test.got, err, test.want)
+		}
+	}
+	for _, answer := range []proto.Message{
+		&criv1.ListPodSandboxResponse{}, &criv1.ListContainersResponse{}, &criv1.StreamPodSandboxesResponse{}, &criv1.StreamContainersResponse{},
+	} {
+		fields := answer.ProtoReflect().Descriptor().Fields()
+		if fields.Len() != 1 || fields.Get(0).Number() != entriesField || !fields.Get(0).IsList() {
+			t.Errorf("%T is no longer a list of entries alone", answer)
+		}
 	}
 }

@@ -28,6 +28,7 @@ type sandbox struct {
 	// commit serialises writers of the record, on disk and here; readers take cur without it.
 	commit  sync.Mutex
 	cur     atomic.Pointer[record.Sandbox]
+	listed  atomic.Pointer[entry[record.Sandbox]]
 	deleted bool // commit guards it: the record is deleted, and nobody may write it again
 }
 
@@ -45,6 +46,7 @@ type container struct {
 
 	commit  sync.Mutex
 	cur     atomic.Pointer[record.Container]
+	listed  atomic.Pointer[entry[record.Container]]
 	deleted bool          // as a sandbox's
 	exited  chan struct{} // closed once the record says Exited
 	stop    stopRequest

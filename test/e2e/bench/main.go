@@ -45,6 +45,7 @@ var phases = []struct {
 	{"parallel", (*bench).parallelLifecycles},
 	{"exec", (*bench).execs},
 	{"logs", (*bench).logs},
+	{"busy", (*bench).busy},
 }
 
 // bench is one run over all runtimes.

@@ -44,6 +44,10 @@ var floors = []floor{
 	{section: "exec, hostNetwork", name: execSync, times: 10},
 	{section: "pod life cycle, hostNetwork", name: cpuOfAll, times: 8},
 	{section: "idle pods, ", name: pssPerPod, atMost: 60},
+	{section: "lists, 100 pods", name: "ListPodSandbox", times: 1},
+	{section: "lists, 100 pods", name: "ListContainers", times: 1},
+	{section: busySection, name: "ListPodSandbox" + busyTimes, atMost: 2},
+	{section: busySection, name: "ListContainers" + busyTimes, atMost: 2},
 }
 
 // verdict is a floor against what was measured.
