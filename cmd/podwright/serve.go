@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -23,6 +24,9 @@ import (
 	"github.com/podwright/podwright/cri"
 	"github.com/podwright/podwright/cri/telemetry"
 )
+
+// spareProcs are for calls while all processors are busy with images.
+const spareProcs = 4
 
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
@@ -54,6 +58,9 @@ func setLogLevel(level int) error {
 // serve runs until ctx ends. The socket opens only after recovery, and READY is said only then.
 func serve(ctx context.Context, cfg config.Config) error {
 	unix.Umask(0o022) // whatever the caller's was: files and sockets below depend on it, and CNI plugins inherit it
+	// More than there are processors: a call must not wait for a goroutine that unpacks to be preempted, which takes Go 10 ms
+	// and the kernel no time.
+	runtime.GOMAXPROCS(runtime.NumCPU() + spareProcs)
 	log := klog.FromContext(ctx)
 	begin := time.Now()
 	lock, err := lockInstance(cfg.RunDir)

@@ -78,6 +78,7 @@ func newReadAhead(stream io.ReadCloser) *readAhead {
 	}
 	// Owned by r, ended by the stream's end or by stop, waited for by Close.
 	go func() {
+		inBackground()
 		defer close(r.ended)
 		defer stream.Close()
 		for {

@@ -153,7 +153,7 @@ func newStore(config Config) (*Store, error) {
 		root: filepath.Clean(config.Root), certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
 		platform: platforms.Only(spec), wanted: platforms.Format(spec),
 		table: memory, unsynced: pending, locks: newKeyLocks(),
-		slots:   semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0))),
+		slots:   semaphore.NewWeighted(int64(runtime.NumCPU())),
 		flights: &flights{progressTimeout: config.ProgressTimeout, observe: config.Observe, open: map[string]*flight{}},
 		changes: make(chan struct{}, 1), imports: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}

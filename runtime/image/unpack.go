@@ -149,10 +149,17 @@ func (u *unpacking) Apply(ctx context.Context, desc ocispec.Descriptor, mounts [
 		// shows up in listings of directories that no other layer has.
 		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
 	}
-	if _, err := archive.Apply(ctx, dir, tee, opts...); err != nil {
-		return none, layerFailure(err)
-	}
-	if err := tee.drain(); err != nil {
+	applied := make(chan error, 1)
+	// Owner: this call, which waits; ends with the layer, or with ctx.
+	go func() {
+		inBackground()
+		_, err := archive.Apply(ctx, dir, tee, opts...)
+		if err == nil {
+			err = tee.drain()
+		}
+		applied <- err
+	}()
+	if err := <-applied; err != nil {
 		return none, layerFailure(err)
 	}
 	if got, want := sum.Digest(), u.diffIDs[desc.Digest]; got != want {
