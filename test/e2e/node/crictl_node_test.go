@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -110,5 +111,49 @@ func checkImageFS(t *testing.T, n *node, text string) {
 	}
 	if nanos, err := time.ParseDuration(fs.Timestamp + "ns"); err != nil || time.Since(time.Unix(0, int64(nanos))).Abs() > time.Minute {
 		t.Errorf("crictl imagefsinfo: time %s, %v", fs.Timestamp, err)
+	}
+}
+
+// Every subcommand that crictl has is typed in one of these tests, or there is a reason.
+func TestEveryCrictlSubcommandIsTyped(t *testing.T) {
+	if os.Getenv(crictlVariable) == "" && os.Getenv(roleVariable) != "" {
+		t.Skip("crictl is missing: test/e2e/tools/get crictl says why")
+	}
+	needNode(t)
+	reasons := map[string]string{
+		"completion": "talks to no runtime", "config": "talks to no runtime", "help": "talks to no runtime",
+		"attach": "a call that is not done yet", "port-forward": "needs its own client", "stats": "a call that is not done yet",
+		"statsp": "a call that is not done yet", "metricsp": "a call that is not done yet", "metricdescs": "a call that is not done yet",
+	}
+	files, err := filepath.Glob("*_test.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found %v, %v", files, err)
+	}
+	var sources strings.Builder
+	for _, name := range files {
+		raw, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources.Write(raw)
+	}
+	help, err := exec.Command(os.Getenv(crictlVariable), "--help").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(help), "COMMANDS:\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	count := 0
+	for line := range strings.Lines(list) {
+		name := strings.Trim(strings.Fields(line)[0], ",")
+		count++
+		// As an argument of one of the helpers, or of the command itself.
+		typed := regexp.MustCompile(`(\.run\(|\.has\(.*|\.fails\(.*|ctl\(|exec\.Command\(os\.Getenv\(crictlVariable\).*)"` + name + `"`)
+		if !typed.MatchString(sources.String()) && reasons[name] == "" {
+			t.Errorf("crictl %s is typed nowhere", name)
+		}
+	}
+	if count < 30 {
+		t.Errorf("found %d subcommands in %q, want what crictl has", count, help)
 	}
 }
