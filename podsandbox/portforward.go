@@ -2,7 +2,6 @@ package podsandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -88,7 +87,7 @@ func (m *sandboxManager) PortForward(ctx context.Context, id string, port int32,
 func (m *sandboxManager) dialLoopback(ctx context.Context, s *sandbox, port uint16) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialPatience)
 	defer cancel()
-	var errs []error
+	var failure error
 	for _, address := range forwardFrom {
 		to := netip.AddrPortFrom(address, port)
 		var conn *net.TCPConn
@@ -101,10 +100,13 @@ func (m *sandboxManager) dialLoopback(ctx context.Context, s *sandbox, port uint
 		if err == nil {
 			return conn, nil
 		}
-		errs = append(errs, err)
+		if failure == nil {
+			failure = err
+		} else {
+			failure = fmt.Errorf("%w; %w", failure, err)
+		}
 	}
-	// kubectl knows these words.
-	return nil, fmt.Errorf("failed to connect to localhost:%d: %w", port, errors.Join(errs...))
+	return nil, fmt.Errorf("failed to connect to localhost:%d: %w", port, failure)
 }
 
 func dialHost(ctx context.Context, to netip.AddrPort) (*net.TCPConn, error) {

@@ -41,7 +41,10 @@ func (s *Server) PortForward(req *criv1.PortForwardRequest) (string, error) {
 		f := &forwarder{ports: ports, serve: func(port int32, stream io.ReadWriteCloser) error {
 			ctx, cancel := context.WithCancel(ctx) // ends with the client's connection, of which the library's knows nothing
 			defer cancel()
-			return s.cfg.Runtime.PortForward(ctx, id, port, forwardedOver(stream, cancel))
+			client := forwardedOver(stream, cancel)
+			// Of one that both sides finished, nothing. Else: input that nobody will read holds the library's reader up for ever.
+			defer client.Reset()
+			return unlessGone(ctx, s.cfg.Runtime.PortForward(ctx, id, port, client))
 		}}
 		portforward.ServePortForward(w, r, f, id, "", &portforward.V4Options{Ports: ports}, s.cfg.IdleTimeout, createTimeout, portforward.SupportedProtocols)
 		cancel()
