@@ -16,6 +16,10 @@ import (
 // terminal hung up, so that a shell saves its history and a pipeline ends by SIGPIPE. Then it is killed.
 const hangUpGrace = time.Second
 
+// terminalGrace is how long output may follow the end of a command on a terminal: its last words are still on their way
+// when it ends, and then end of file follows, unless another process has the terminal open.
+const terminalGrace = 500 * time.Millisecond
+
 // firstSizePatience is how long a command with a terminal waits for the size of its client's window: clients send it
 // at once, and a program that asks before would draw for another.
 const firstSizePatience = 100 * time.Millisecond
@@ -229,7 +233,11 @@ func (e *execClient) copyRest(from *os.File, to io.Writer, buf []byte) {
 
 // finish brings the client what the command wrote before it ended, at the client's pace.
 func (e *execClient) finish() {
-	deadline := time.Now().Add(drainGrace)
+	grace := drainGrace
+	if e.session.Terminal {
+		grace = terminalGrace
+	}
+	deadline := time.Now().Add(grace)
 	for _, f := range []*os.File{e.stdout, e.stderr} {
 		if f != nil {
 			f.SetReadDeadline(deadline)

@@ -44,15 +44,16 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // connection is a TCP connection whose end, by either side, ends its context.
 type connection struct {
-	*net.TCPConn
-	all *connections
+	net.Conn // not the TCP connection itself: its ReadFrom and WriteTo would pass Read and Write by
+	tcp      *net.TCPConn
+	all      *connections
 
 	mu   sync.Mutex // mu guards gone.
 	gone context.CancelFunc
 }
 
 func (c *connections) add(tcp *net.TCPConn) *connection {
-	conn := &connection{TCPConn: tcp, all: c}
+	conn := &connection{Conn: tcp, tcp: tcp, all: c}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed || len(c.open) >= maxConnections {
@@ -86,7 +87,7 @@ func (c *connections) contextOf(ctx context.Context, conn net.Conn) context.Cont
 
 // Read notices the client's end. There is no half-closed session: SPDY and WebSocket end streams by messages.
 func (c *connection) Read(b []byte) (int, error) {
-	n, err := c.TCPConn.Read(b)
+	n, err := c.Conn.Read(b)
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.Close()
 	}
@@ -96,15 +97,13 @@ func (c *connection) Read(b []byte) (int, error) {
 // Write gives the client as long as a session may be idle: one that reads nothing at all is gone, and the library's own
 // idle timer waits for the write.
 func (c *connection) Write(b []byte) (int, error) {
-	c.TCPConn.SetWriteDeadline(time.Now().Add(c.all.patience))
-	n, err := c.TCPConn.Write(b)
+	c.Conn.SetWriteDeadline(time.Now().Add(c.all.patience))
+	n, err := c.Conn.Write(b)
 	if err != nil {
 		c.Close()
 	}
 	return n, err
 }
-
-// ReadFrom and WriteTo of the TCP connection would pass Read and Write by.
 
 func (c *connection) Close() error {
 	c.all.mu.Lock()
@@ -116,12 +115,12 @@ func (c *connection) Close() error {
 	if gone != nil {
 		gone()
 	}
-	return c.TCPConn.Close()
+	return c.Conn.Close()
 }
 
 // peerLeft: the other side has closed, whatever it sent before that nobody has read yet.
 func (c *connection) peerLeft() bool {
-	raw, err := c.TCPConn.SyscallConn()
+	raw, err := c.tcp.SyscallConn()
 	if err != nil {
 		return true
 	}

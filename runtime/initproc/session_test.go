@@ -119,6 +119,22 @@ func withConsole(script string, ops []launch.Op) *launch.Plan {
 	return plan
 }
 
+// The terminal has the client's size before the workload can ask for it.
+func TestConsoleIsBornWithItsSize(t *testing.T) {
+	ops := consoleOps(0)
+	for i := range ops {
+		if ops[i].Code == launch.OpConsole {
+			ops[i].Data = []byte{0x2c, 0x01, 0x28, 0x00} // 300 columns, 40 rows
+		}
+	}
+	newLab(t)
+	_, table := oneRoot(t)
+	l := start(t, withConsole("stty size", ops), table, true)
+	if got, want := dialogue(t, l, ""), "40 300\nexit 0"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // dialogue reads the terminal until the container ends, writing answer after the first line.
 func dialogue(t *testing.T, l *launched, answer string) string {
 	t.Helper()
