@@ -132,6 +132,31 @@ func TestStopOfTheDaemonEndsSessions(t *testing.T) {
 	}
 }
 
+// A session on which nothing moves ends after the configured time, also one whose client takes nothing of what is written.
+func TestIdleSessionsEnd(t *testing.T) {
+	n := ownNode(t, options{config: "[streaming]\nidle_timeout = \"2s\"\n"})
+	c := n.pod(t).start(nil, "sleep", "7777")
+	idle := mustOpenSPDY(t, c.execURL(terminal, "sleep", "6665"), v4, "error", "stdin", "stdout", "resize")
+	ws, err := dialWS(c.execURL(withInput, "sleep", "6666"), v4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	stuck, err := openSPDY(c.execURL(nil, "yes"), v4, []string{"error", "stdout"}, "stdout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stuck.conn.Close()
+	busy := mustOpenSPDY(t, c.execURL(nil, "sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10; do echo $i; sleep 0.5; done; exit 8"), v4, "error", "stdout")
+	waitFor(t, "sleep 6665")
+	waitFor(t, "yes")
+	eventually(t, 20*time.Second, "end of idle sessions", func() bool { return !runs(t, "sleep 666") && !runs(t, "yes") })
+	idle.read.Wait()
+	if code, _ := exitStatus(t, busy.end()); code != "8" {
+		t.Errorf("a session on which something moves: got code %s, want 8", code)
+	}
+}
+
 // What a person types: exec with and without a terminal, and port-forward. crictl's own WebSocket client speaks v5 only,
 // which the kubelet ends (B34).
 func TestCrictlExecAndPortForward(t *testing.T) {
