@@ -16,6 +16,10 @@ import (
 type Spec struct {
 	Net, IPC, UTS bool
 
+	// User, if not nil, is a user namespace of the sandbox's own, which then owns the
+	// namespaces above: its root is root over them and over nothing else.
+	User *UserMap
+
 	// Both need UTS. Empty: as on the host, which is what a new namespace copies.
 	Hostname, Domainname string
 
@@ -42,6 +46,8 @@ func (s Spec) has(kind Kind) bool {
 		return s.IPC
 	case UTS:
 		return s.UTS
+	case User:
+		return s.User != nil
 	}
 	return false
 }
@@ -58,6 +64,11 @@ func (s Spec) check() ([]sysctl, error) {
 			return nil, fmt.Errorf("%s %q: the UTS namespace is the host's", what, name)
 		case len(name) > maxHostname:
 			return nil, fmt.Errorf("%s %q: longer than %d bytes", what, name, maxHostname)
+		}
+	}
+	if s.User != nil {
+		if err := s.User.check(); err != nil {
+			return nil, err
 		}
 	}
 	return sortSysctls(s.Sysctls, s.has)
@@ -77,7 +88,7 @@ func (p *Pins) populate(ctx context.Context, id string, spec Spec, sysctls []sys
 		func() error { return p.writeSysctls(sysctls) },
 	}
 	for _, kind := range spec.kinds() {
-		steps = append(steps, func() error { return p.pin(id, kind) })
+		steps = append(steps, func() error { return p.pin(id, kind, "thread-self") })
 	}
 	for _, step := range steps {
 		if err := ctx.Err(); err != nil {
@@ -137,16 +148,17 @@ func loopbackUp(spec Spec) error {
 	return nil
 }
 
-// pin mounts the calling thread's namespace of that kind on its pin's path.
-func (p *Pins) pin(id string, kind Kind) error {
+// pin mounts a task's namespace of that kind on its pin's path; the task is a directory of procfs.
+func (p *Pins) pin(id string, kind Kind, task string) error {
 	path := p.Path(id, kind)
 	fail := func(err error) error { return fmt.Errorf("pin %s namespace %s: %w", kind, path, err) }
 
-	nsFD, err := unix.Openat(int(p.procFile.Fd()), "thread-self/ns/"+kind.String(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	nsFile, err := p.openTask(task, kind)
 	if err != nil {
 		return fail(err)
 	}
-	defer unix.Close(nsFD)
+	defer nsFile.Close()
+	nsFD := int(nsFile.Fd())
 	dirFD, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail(err)

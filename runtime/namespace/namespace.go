@@ -1,15 +1,15 @@
-// Package namespace makes, pins, opens and removes the network, IPC and UTS
+// Package namespace makes, pins, opens and removes the user, network, IPC and UTS
 // namespaces that the containers of one sandbox share.
 //
 // Owns: the pins, which are bind mounts of nsfs files (net at /run/netns/<id>,
-// where Cilium, Istio, Multus and `ip netns` look; ipc and uts in a private
+// where Cilium, Istio, Multus and `ip netns` look; the others in a private
 // directory of podwright's own), and every locked thread of the daemon: setns
 // and unshare are called here and nowhere else on the daemon's side.
 //
 // May not: know CRI objects, decide which sandbox gets which namespace, or hold
 // PID namespaces (they live with their reaper process, not with a pin).
 //
-// Source: namespaces(7), setns(2), unshare(2), ip-netns(8), proc_sys(5).
+// Source: namespaces(7), user_namespaces(7), setns(2), unshare(2), ip-netns(8), proc_sys(5).
 package namespace
 
 import (
@@ -25,18 +25,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kind is one of the namespace kinds that can be pinned. A user namespace will
-// be a further Kind: it changes who owns the others, not how a pin is kept.
+// Kind is one of the namespace kinds that can be pinned. A user namespace changes
+// who owns the others, not how a pin is kept.
 type Kind int
 
 const (
 	Net Kind = iota + 1
 	IPC
 	UTS
+	User
 )
 
 // kinds is the order in which namespaces are pinned; they are removed in reverse.
-var kinds = [...]Kind{Net, IPC, UTS}
+var kinds = [...]Kind{User, Net, IPC, UTS}
 
 // String is the name of the kind's file in /proc/<pid>/ns.
 func (k Kind) String() string {
@@ -47,6 +48,8 @@ func (k Kind) String() string {
 		return "ipc"
 	case UTS:
 		return "uts"
+	case User:
+		return "user"
 	}
 	return fmt.Sprintf("kind(%d)", int(k))
 }
@@ -60,6 +63,8 @@ func (k Kind) cloneFlag() int {
 		return unix.CLONE_NEWIPC
 	case UTS:
 		return unix.CLONE_NEWUTS
+	case User:
+		return unix.CLONE_NEWUSER
 	}
 	return 0
 }
@@ -69,6 +74,10 @@ func (k Kind) cloneFlag() int {
 type Config struct {
 	NetnsDir string // "/run/netns"; shared with every other tool of the node
 	RunDir   string // "/run/podwright/ns"; nobody else's
+
+	// Holder is a program, with its arguments, that waits for the end of its standard
+	// input: user namespaces are made around it. Without one they are refused.
+	Holder []string
 }
 
 // Pins is the set of pinned namespaces. What is pinned is kept by the kernel,
@@ -81,6 +90,7 @@ type Config struct {
 type Pins struct {
 	netnsDir string
 	runDir   string
+	holder   []string
 	procFile *os.File // the root of a procfs that nothing can be mounted over
 }
 
@@ -92,7 +102,7 @@ func New(cfg Config) (*Pins, error) {
 			return nil, fmt.Errorf("namespace directory %q: not an absolute path", dir)
 		}
 	}
-	p := &Pins{netnsDir: filepath.Clean(cfg.NetnsDir), runDir: filepath.Clean(cfg.RunDir)}
+	p := &Pins{netnsDir: filepath.Clean(cfg.NetnsDir), runDir: filepath.Clean(cfg.RunDir), holder: cfg.Holder}
 	if err := makeNetnsDir(p.netnsDir); err != nil {
 		return nil, err
 	}
@@ -139,7 +149,12 @@ func (p *Pins) Create(ctx context.Context, id string, spec Spec) error {
 			return fmt.Errorf("pin net namespace %s: %w", p.Path(id, Net), fs.ErrExist)
 		}
 	}
-	if err := onThread(func() error { return p.populate(ctx, id, spec, sysctls) }); err != nil {
+	if spec.User != nil {
+		err = p.populateOwned(ctx, id, spec, sysctls)
+	} else {
+		err = onThread(func() error { return p.populate(ctx, id, spec, sysctls) })
+	}
+	if err != nil {
 		// The caller's context may be why it failed, and what was made must go.
 		return errors.Join(err, p.Remove(context.WithoutCancel(ctx), id))
 	}
@@ -176,7 +191,7 @@ func (p *Pins) Path(id string, kind Kind) string {
 	switch kind {
 	case Net:
 		return filepath.Join(p.netnsDir, id)
-	case IPC, UTS:
+	case IPC, UTS, User:
 		return filepath.Join(p.runDir, id, kind.String())
 	}
 	return ""

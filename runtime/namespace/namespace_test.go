@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var testDirs = Config{NetnsDir: "/run/netns", RunDir: "/run/podwright/ns"}
+var testDirs = Config{NetnsDir: "/run/netns", RunDir: "/run/podwright/ns", Holder: []string{"cat"}}
 
 // newPins also checks, when the test is over, that nothing is left of it.
 func newPins(tb testing.TB) *Pins {
@@ -130,7 +130,7 @@ func TestCreateMakesNamedConfiguredPinnedNamespaces(t *testing.T) {
 	if err := p.Create(ctx, "sb1", spec); err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range kinds {
+	for _, kind := range spec.kinds() {
 		if !p.Alive("sb1", kind) {
 			t.Errorf("%s namespace isn't pinned", kind)
 		}
