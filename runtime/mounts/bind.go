@@ -2,7 +2,6 @@ package mounts
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -41,9 +40,10 @@ type BindSource struct {
 	// NoExec, NoDev and NoSuid hold for the mounts below too: they are asked for
 	// as a protection, and a volume that has mounts in it is no exception.
 	NoExec, NoDev, NoSuid bool
-	// UserNS, if not nil, is the user namespace whose mapping the mount gets
-	// (idmapped); it stays the caller's.
-	UserNS *os.File
+	// UserNS, if not nil, is the user namespace whose mapping the mount at Path gets
+	// (idmapped); it stays the caller's. With MapBelow the mounts below get it too.
+	UserNS   *os.File
+	MapBelow bool
 }
 
 // Tree is a detached mount. File is open with O_PATH; the caller closes it.
@@ -131,16 +131,13 @@ func setAttributes(tree *os.File, src BindSource) error {
 			whole.Attr_set |= attr
 		}
 	}
-	if src.UserNS != nil {
-		whole.Attr_set |= unix.MOUNT_ATTR_IDMAP
-		whole.Userns_fd = uint64(src.UserNS.Fd())
-	}
 	if whole != (unix.MountAttr{}) {
-		err := sys.MountSetattr(tree, src.Recursive, whole)
-		if src.UserNS != nil && errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("the file system has no idmapped mounts: %w: %w", ErrNotSupported, err)
+		if err := sys.MountSetattr(tree, src.Recursive, whole); err != nil {
+			return err
 		}
-		if err != nil {
+	}
+	if src.UserNS != nil {
+		if err := mapIDs(tree, src.Path, src.UserNS, src.MapBelow); err != nil {
 			return err
 		}
 	}
@@ -153,39 +150,54 @@ func setAttributes(tree *os.File, src BindSource) error {
 // checkPropagation refuses a propagation that the source's mount can't give. The
 // kernel would make the mount all the same, and nothing would ever arrive.
 func checkPropagation(at *os.File, src BindSource) error {
-	var st unix.Statx_t
-	err := unix.Statx(int(at.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
-	if err != nil {
-		return &fs.PathError{Op: "statx", Path: src.Path, Err: err}
-	}
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	m, err := mountOf(at)
 	if err != nil {
 		return err
 	}
-	optional, point, ok := mountOptional(string(table), st.Mnt_id)
-	if !ok {
-		return fmt.Errorf("%s: its mount %d is not in mountinfo", src.Path, st.Mnt_id)
-	}
-	if strings.Contains(optional, "shared:") || src.Propagation == Slave && strings.Contains(optional, "master:") {
+	if strings.Contains(m.optional, "shared:") || src.Propagation == Slave && strings.Contains(m.optional, "master:") {
 		return nil
 	}
-	return fmt.Errorf("%s is on the mount %s: %w", src.Path, point, ErrNotShared)
+	return fmt.Errorf("%s is on the mount %s: %w", src.Path, m.point, ErrNotShared)
 }
 
-// mountOptional finds a mount in mountinfo and returns its optional fields,
-// which say what it shares (proc_pid_mountinfo(5)), and its mount point.
-func mountOptional(table string, id uint64) (optional, point string, ok bool) {
+// mountEntry is what is needed of a line of mountinfo (proc_pid_mountinfo(5)).
+type mountEntry struct {
+	point    string
+	optional string // the fields that say what it shares
+	fsType   string
+}
+
+// mountOf finds the mount that an open file is on.
+func mountOf(at *os.File) (mountEntry, error) {
+	var st unix.Statx_t
+	err := unix.Statx(int(at.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+	if err != nil {
+		return mountEntry{}, &fs.PathError{Op: "statx", Path: at.Name(), Err: err}
+	}
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return mountEntry{}, err
+	}
+	m, ok := findMount(string(table), st.Mnt_id)
+	if !ok {
+		return m, fmt.Errorf("%s: its mount %d is not in mountinfo", at.Name(), st.Mnt_id)
+	}
+	return m, nil
+}
+
+func findMount(table string, id uint64) (mountEntry, bool) {
 	prefix := strconv.FormatUint(id, 10) + " "
 	for line := range strings.Lines(table) {
 		if !strings.HasPrefix(line, prefix) {
 			continue
 		}
-		before, _, _ := strings.Cut(line, " - ")
+		before, after, _ := strings.Cut(line, " - ")
+		fsType, _, _ := strings.Cut(after, " ")
 		if f := strings.Fields(before); len(f) >= 6 {
-			return strings.Join(f[6:], " "), f[4], true
+			return mountEntry{point: f[4], optional: strings.Join(f[6:], " "), fsType: fsType}, true
 		}
 	}
-	return "", "", false
+	return mountEntry{}, false
 }
 
 // fileMode turns st_mode into Go's bits.

@@ -38,6 +38,12 @@ type Features struct {
 	// OverlayAppend: layers can be given one by one by path, lowerdir+ (Linux 6.5).
 	// Without either, overlays are made in a staging mount namespace.
 	OverlayAppend bool
+	// IDMap: overlays on mapped layers work on the file system that ProbeIDMap was
+	// given (Linux 5.19).
+	IDMap bool
+	// IDMapDetached: the mapped layers can be mounts that are attached nowhere (Linux
+	// 6.15); else they are attached in a staging mount namespace.
+	IDMapDetached bool
 }
 
 // Opener opens mounts. It is safe for concurrent use.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -30,6 +31,8 @@ type OverlaySource struct {
 	ReadOnly bool
 	// MountLabel is the SELinux context that all files show, or empty.
 	MountLabel string
+	// IDMap, if not nil, maps every layer. Upper and Work then lie in one directory.
+	IDMap *IDMap
 }
 
 // Overlay returns a detached overlay mount, read-only if there is no Upper. A
@@ -68,6 +71,9 @@ func (src OverlaySource) check() error {
 			return fmt.Errorf("overlay layer %q: want an absolute path: %w", p, ErrInvalid)
 		}
 	}
+	if src.IDMap != nil && filepath.Dir(src.Upper) != filepath.Dir(src.Work) {
+		return fmt.Errorf("mapped overlay with upper %q and work %q in two directories: %w", src.Upper, src.Work, ErrInvalid)
+	}
 	if strings.ContainsAny(src.MountLabel, "\"\x00\n") {
 		return fmt.Errorf("overlay mount label %q: %w", src.MountLabel, ErrInvalid)
 	}
@@ -75,10 +81,12 @@ func (src OverlaySource) check() error {
 }
 
 func (o *Opener) overlay(src OverlaySource) (*os.File, error) {
-	if len(src.Lower) == 1 && src.Upper == "" && src.MountLabel == "" {
-		return singleLayer(src.Lower[0])
-	}
-	if !o.features.OverlayFDs && !o.features.OverlayAppend {
+	switch {
+	case len(src.Lower) == 1 && src.Upper == "" && src.MountLabel == "":
+		return singleLayer(src.Lower[0], src.IDMap)
+	case src.IDMap != nil:
+		return o.mappedOverlay(src)
+	case !o.features.OverlayFDs && !o.features.OverlayAppend:
 		return stagedOverlay(src)
 	}
 	layers, err := openLayers(src)
@@ -86,6 +94,10 @@ func (o *Opener) overlay(src OverlaySource) (*os.File, error) {
 		return nil, err
 	}
 	defer layers.close()
+	return o.detachedOverlay(src, layers)
+}
+
+func (o *Opener) detachedOverlay(src OverlaySource, layers *openedLayers) (*os.File, error) {
 	ctx, err := sys.OpenFS("overlay")
 	if err != nil {
 		return nil, err
@@ -140,12 +152,15 @@ func (o *Opener) setLayer(ctx *sys.FSContext, key string, layer *os.File) error 
 	return ctx.SetString(key, path)
 }
 
-func singleLayer(path string) (*os.File, error) {
+func singleLayer(path string, m *IDMap) (*os.File, error) {
 	tree, err := sys.OpenTree(nil, path, unix.OPEN_TREE_CLONE)
 	if err != nil {
 		return nil, err
 	}
 	err = sys.MountSetattr(tree, false, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE})
+	if err == nil && m != nil {
+		err = mapIDs(tree, path, m.UserNS, false)
+	}
 	if err != nil {
 		tree.Close()
 		return nil, err
@@ -158,6 +173,7 @@ func singleLayer(path string) (*os.File, error) {
 type openedLayers struct {
 	lower       []*os.File
 	upper, work *os.File
+	trees       []*os.File // detached mounts that the directories are on
 }
 
 func openLayers(src OverlaySource) (*openedLayers, error) {
@@ -186,7 +202,7 @@ func openLayers(src OverlaySource) (*openedLayers, error) {
 }
 
 func (l *openedLayers) close() {
-	for _, f := range append(l.lower, l.upper, l.work) {
+	for _, f := range slices.Concat(l.lower, []*os.File{l.upper, l.work}, l.trees) {
 		if f != nil {
 			f.Close()
 		}

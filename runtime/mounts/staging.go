@@ -15,7 +15,7 @@ import (
 // mountDataLimit is one page with its final NUL: what mount(2) takes as data.
 const mountDataLimit = 4095
 
-// stagedOverlay makes an overlay with mount(2), for kernels before 6.5, without
+// stagedOverlay makes an overlay with mount(2), for kernels that take no layers one by one, without
 // showing it to the host: a thread in a mount namespace of its own mounts it,
 // takes a detached clone and ends, and the namespace goes with it.
 func stagedOverlay(src OverlaySource) (*os.File, error) {
@@ -60,6 +60,11 @@ func stageOverlay(src OverlaySource) (*os.File, error) {
 	// Before any mount: nothing may travel back to the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("make staging mounts private: %w", err)
+	}
+	if src.IDMap != nil {
+		if err := coverLayers(src); err != nil {
+			return nil, err
+		}
 	}
 	// After the unshare: overlayfs clones its layers' mounts, and only those of the
 	// caller's own namespace.
