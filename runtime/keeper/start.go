@@ -147,13 +147,25 @@ func (c *Client) programs() ([]*os.File, error) {
 	return files, nil
 }
 
+// programMode lets every user execute and none but root read: init runs as the root of a container's user namespace,
+// and whoever may not read a program may not trace it either, nor look into its memory (execve(2), would_dump).
+const programMode = 0o711
+
 func sealedCopy(path string) (*os.File, error) {
 	source, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer source.Close()
-	return sealed("podwright", unix.MFD_EXEC, source)
+	f, err := sealed("podwright", unix.MFD_EXEC, source)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(programMode); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // sealed gives a memfd with what source holds, which can't change any more. flag is MFD_EXEC or MFD_NOEXEC_SEAL.
@@ -197,7 +209,7 @@ func readOnlyCopy(path string) (*os.File, error) {
 	}
 	defer unix.Close(mount) // the open file keeps what it needs
 	root := "/proc/self/fd/" + strconv.Itoa(mount)
-	if err := os.WriteFile(root+"/program", text, 0o555); err != nil {
+	if err := os.WriteFile(root+"/program", text, programMode&^0o200); err != nil {
 		return nil, err
 	}
 	err = unix.FsconfigSetFlag(context, "ro")

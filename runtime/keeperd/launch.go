@@ -82,6 +82,10 @@ func (k launches) launch(c *conn, m *wire.Message, d *descriptors) error {
 	if m.Launch.NewPID {
 		command.Flags = unix.CLONE_NEWPID
 	}
+	if command.User, err = userOf(m.Launch.User, fds); err != nil {
+		wire.CloseAll(ends[:])
+		return err
+	}
 	k.children().unlinkExit(m.ID) // of a keeper before, whom nobody asked
 	pid, pidfd, err := k.start(command)
 	unix.Close(ends[1])
@@ -138,6 +142,21 @@ func (k launches) initFds(m *wire.Message, d *descriptors) ([]int, error) {
 		return nil, &wire.Error{Code: wire.CodeState, Text: "container " + m.Launch.Container + " is not running"}
 	}
 	return append(fds[:at], append([]int{owner.pidfd}, fds[at:]...)...), nil
+}
+
+// userOf finds the user namespace among init's descriptors.
+func userOf(u *wire.User, fds []int) (*spawn.UserNamespace, error) {
+	if u == nil {
+		return nil, nil
+	}
+	if u.Index < 0 || u.Index >= len(fds)-launch.FirstFd {
+		return nil, fmt.Errorf("user namespace %d of %d table entries: %w", u.Index, len(fds)-launch.FirstFd, wire.ErrMalformed)
+	}
+	out := &spawn.UserNamespace{Fd: fds[launch.FirstFd+u.Index], OOMScore: u.OOMScore}
+	for _, l := range u.Hard {
+		out.Hard = append(out.Hard, spawn.HardLimit{Resource: l.Resource, Hard: l.Hard})
+	}
+	return out, nil
 }
 
 // readStatus takes what init has said; end of file is its last word.

@@ -2,5 +2,6 @@ package spawn
 
 const (
 	sysWaitid   = 247
+	sysSetns    = 308
 	sysExecveat = 322
 )

@@ -1,7 +1,7 @@
 // Package spawn starts processes: it owns every fork, clone and execve in the tree, and the assembly that
 // stands in for Go code where none may run. It decides nothing about what is started: keeperd gives it init
 // and descriptors, initproc the prepared last calls of a workload; no other package may import it.
-// Source: clone3(2), vfork(2), execveat(2), close_range(2).
+// Source: clone3(2), vfork(2), execveat(2), close_range(2), user_namespaces(7).
 package spawn
 
 import (
@@ -20,6 +20,9 @@ type Command struct {
 	Fds    []int    // become descriptors 0..n-1 of the process; it gets no others
 	Flags  uint64   // CLONE_NEW* and other flags for clone3(2)
 	Cgroup int      // a directory of cgroup v2 in which the process is born, or -1
+
+	// User, if not nil, is entered before the program is executed; a PID namespace of Flags belongs to it.
+	User *UserNamespace
 }
 
 // initEnv keeps the Go runtime of a process that lives a millisecond from starting threads for every processor,
@@ -30,11 +33,13 @@ func initEnv() []string {
 
 // Flags and call numbers that package syscall lacks; from 424 on numbers are the same on every architecture.
 const (
+	sysPidfdOpen  = 434
 	sysCloseRange = 436
 
 	clonePidfd      = 0x1000
 	cloneClearHand  = 0x100000000
 	cloneIntoCgroup = 0x200000000
+	cloneFlagParent = 0x8000
 	cloneFlagsVfork = syscall.CLONE_VM | syscall.CLONE_VFORK
 
 	atEmptyPath = 0x1000
@@ -42,6 +47,7 @@ const (
 	allSignals  = ^uint64(0)
 	sigsetSize  = 8
 	sigSetMask  = 2
+	waitPid     = 1
 	waitPidfd   = 3
 	waitAll     = 0x40000000 // __WALL
 )
@@ -55,8 +61,12 @@ const (
 func Start(c *Command) (pid, pidfd int, err error) {
 	raw, p := c.program()
 	fd := new(int32)
+	flags := c.Flags
+	if c.User != nil {
+		flags &^= syscall.CLONE_NEWPID // for whoever is in the user namespace
+	}
 	args := &cloneArgs{
-		flags:      c.Flags | cloneFlagsVfork | clonePidfd | cloneClearHand,
+		flags:      flags | cloneFlagsVfork | clonePidfd | cloneClearHand,
 		pidfd:      uint64(uintptr(unsafe.Pointer(fd))),
 		exitSignal: uint64(syscall.SIGCHLD),
 	}
@@ -78,14 +88,33 @@ func Start(c *Command) (pid, pidfd int, err error) {
 	}
 	if raw.errno != 0 {
 		reap(int(*fd))
-		return 0, -1, &launch.StepError{Step: "spawn", Errno: syscall.Errno(raw.errno)}
+		if inner := c.User.inner(); inner != 0 {
+			reapPid(inner)
+		}
+		return 0, -1, &launch.StepError{Step: c.stepOf(raw), Errno: syscall.Errno(raw.errno)}
 	}
-	return int(r), int(*fd), nil
+	if c.User == nil || c.Flags&syscall.CLONE_NEWPID == 0 {
+		return int(r), int(*fd), nil
+	}
+	reap(int(*fd)) // it is done
+	return c.User.sibling()
 }
 
 // program is what the child does: descriptors into place, all others closed, mask emptied, execve.
 func (c *Command) program() (*rawProgram, *Program) {
 	p := NewProgram(-1)
+	if c.User != nil {
+		c.User.enter(p)
+		if c.Flags&syscall.CLONE_NEWPID != 0 {
+			return c.User.fork(p, c.execute), p
+		}
+	}
+	c.execute(p)
+	return p.seal(), p
+}
+
+// execute adds the calls of who executes the program.
+func (c *Command) execute(p *Program) {
 	c.placeFds(p)
 	env := c.Env
 	if env == nil {
@@ -94,7 +123,6 @@ func (c *Command) program() (*rawProgram, *Program) {
 	none := new(uint64)
 	p.Call(syscall.SYS_RT_SIGPROCMASK, sigSetMask, p.Pointer(unsafe.Pointer(none)), 0, sigsetSize)
 	p.Call(sysExecveat, uintptr(len(c.Fds)), p.Text(""), p.Texts(c.Argv), p.Texts(env), atEmptyPath)
-	return p.seal(), p
 }
 
 // placeFds adds the calls that turn Fds into 0..n-1 and Exe into n. Sources and targets overlap in any way, so
@@ -122,13 +150,20 @@ func (c *Command) placeFds(p *Program) {
 	p.Call(sysCloseRange, uintptr(n+1), lastFd, 0)
 }
 
-// reap waits for a child that failed before its execve and closes its pidfd: the caller never hears of it.
+// reap waits for a child that is none of the caller's and closes its pidfd: the caller never hears of it.
 func reap(pidfd int) {
+	waitFor(waitPidfd, pidfd)
+	syscall.Close(pidfd)
+}
+
+// reapPid is reap for one whose pidfd nobody has. It is unreaped, so the pid is its own.
+func reapPid(pid int) { waitFor(waitPid, pid) }
+
+func waitFor(kind, id int) {
 	for {
-		_, _, errno := syscall.Syscall6(sysWaitid, waitPidfd, uintptr(pidfd), 0, syscall.WEXITED|waitAll, 0, 0)
+		_, _, errno := syscall.Syscall6(sysWaitid, uintptr(kind), uintptr(id), 0, syscall.WEXITED|waitAll, 0, 0)
 		if errno != syscall.EINTR {
-			break
+			return
 		}
 	}
-	syscall.Close(pidfd)
 }

@@ -109,6 +109,20 @@ type Launch struct {
 	NewPID    bool   `json:"newPID,omitempty"`    // init becomes PID 1 of a new PID namespace
 	Terminal  bool   `json:"terminal,omitempty"`
 	JoinIndex int    `json:"joinIndex"` // table entry the keeper fills with Container's pidfd; -1: none
+	User      *User  `json:"user,omitempty"`
+}
+
+// User is the user namespace that init is started in, root of it and of nothing else.
+type User struct {
+	Index    int         `json:"index"` // the table entry that is its file
+	OOMScore int         `json:"oomScore"`
+	Hard     []HardLimit `json:"hard,omitempty"`
+}
+
+// HardLimit is what the hard limit of a resource (getrlimit(2)) has to be at least: only outside can it be raised.
+type HardLimit struct {
+	Resource int    `json:"resource"`
+	Hard     uint64 `json:"hard"`
 }
 
 // Process identifies a process beyond the reuse of its pid.
