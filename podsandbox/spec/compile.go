@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/wire"
 )
 
 // planner collects operations and needs; the first error ends it.
@@ -55,6 +56,7 @@ func Compile(s *specs.Spec, in CompileInput) (*Launchable, error) {
 	p := newPlanner(in.ID, s, in.Node)
 	p.out.Notes = Notes(s)
 	p.joinCgroups()
+	p.enterUser()
 	p.oomScore(s.Process)
 	if err := p.namespaces(); err != nil {
 		return nil, err
@@ -85,7 +87,7 @@ func checkCompilable(s *specs.Spec) error {
 		name string
 	}{
 		{s.Hooks != nil, "hooks"}, {s.Domainname != "", "domainname"}, {s.Hostname != "", "hostname"},
-		{len(l.Sysctl) > 0, "linux.sysctl"}, {len(l.UIDMappings)+len(l.GIDMappings) > 0, "linux.uidMappings"},
+		{len(l.Sysctl) > 0, "linux.sysctl"}, {len(l.UIDMappings)+len(l.GIDMappings) > 0 && userPath(l) == "", "linux.uidMappings without a user namespace's path"},
 		{l.IntelRdt != nil, "linux.intelRdt"}, {l.Personality != nil, "linux.personality"}, {len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 		{len(l.NetDevices) > 0, "linux.netDevices"}, {l.MemoryPolicy != nil, "linux.memoryPolicy"}, {l.MountLabel != "", "linux.mountLabel"},
 		{proc.SelinuxLabel != "", "process.selinuxLabel"}, {proc.ApparmorProfile != "", "process.apparmorProfile"},
@@ -116,7 +118,36 @@ func (p *planner) oomScore(process *specs.Process) {
 	if process.OOMScoreAdj != nil {
 		score = *process.OOMScoreAdj
 	}
+	if p.out.User != nil {
+		p.out.User.OOMScore = score // inside the user namespace it could not be lowered
+		return
+	}
 	p.add(launch.Op{Code: launch.OpOOMScore, Step: "set oom_score_adj", Number: int64(score)})
+}
+
+// userPath is the file of the user namespace that a container has, "" for the host's.
+func userPath(l *specs.Linux) string {
+	for _, ns := range l.Namespaces {
+		if ns.Type == specs.UserNamespace {
+			return ns.Path
+		}
+	}
+	return ""
+}
+
+// enterUser makes the user namespace the keeper's to enter: init, like every program in Go, has threads, and only a
+// process without may (setns(2)). The capabilities that init has are then those of that namespace.
+func (p *planner) enterUser() {
+	at := userPath(p.spec.Linux)
+	if at == "" {
+		return
+	}
+	p.out.User = &wire.User{Index: p.need(Need{Kind: NeedNamespace, Name: string(specs.UserNamespace), Path: at}, "user namespace")}
+	for _, l := range p.spec.Process.Rlimits {
+		if resource, ok := rlimitNumbers[l.Type]; ok {
+			p.out.User.Hard = append(p.out.User.Hard, wire.HardLimit{Resource: int(resource), Hard: l.Hard})
+		}
+	}
 }
 
 // cloneFlag gives the clone(2) bit of an OCI namespace; 0 is none the native runtime handles.
@@ -145,6 +176,7 @@ func (p *planner) namespaces() error {
 	for _, ns := range p.spec.Linux.Namespaces {
 		flag := cloneFlag(ns.Type)
 		switch {
+		case ns.Type == specs.UserNamespace && ns.Path != "": // see enterUser
 		case flag == 0:
 			return fmt.Errorf("compile spec: %s namespace: %w", ns.Type, ErrUnsupported)
 		case ns.Path != "" && flag&(unix.CLONE_NEWNS|unix.CLONE_NEWCGROUP) == 0:

@@ -45,6 +45,7 @@ func Exec(in ExecInput) (*Launchable, error) {
 	}
 	p := newPlanner(in.ID, &specs.Spec{Process: &process, Linux: in.Spec.Linux}, in.Node)
 	p.joinCgroups()
+	p.enterUser()
 	p.oomScore(&process)
 	var join uint64
 	for _, ns := range in.Spec.Linux.Namespaces {
@@ -70,9 +71,15 @@ const (
 // Reaper plans PID 1 of a sandbox whose containers share a PID namespace. They see it, so it has their namespaces and
 // nothing else: the empty root that OpReap makes by itself, no capability, no user of anyone's.
 func Reaper(in ReaperInput) (*Launchable, error) {
-	p := newPlanner(in.ID, nil, in.Node)
+	p := newPlanner(in.ID, &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}, in.Node)
 	p.out.NewPID = true
+	user := uint32(reaperUser)
+	if in.User != nil {
+		p.spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.UserNamespace, Path: in.UserPath}}
+		user = min(user, in.User.UID.Size-1, in.User.GID.Size-1)
+	}
 	p.joinCgroups()
+	p.enterUser()
 	p.oomScore(&specs.Process{OOMScoreAdj: ptr(max(reaperOOMScore, in.Node.MinOOMScoreAdj))})
 	for _, ns := range []struct {
 		kind specs.LinuxNamespaceType
@@ -87,7 +94,7 @@ func Reaper(in ReaperInput) (*Launchable, error) {
 	p.add(launch.Op{Code: launch.OpSetsid, Step: "setsid"})
 	p.add(launch.Op{Code: launch.OpUmask, Step: "set umask", Number: workloadUmask})
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: binary.LittleEndian.AppendUint64(nil, 0)})
-	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: reaperUser, Number: reaperUser, Strings: []string{}})
+	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: uint64(user), Number: int64(user), Strings: []string{}})
 	p.add(launch.Op{Code: launch.OpCaps, Step: "set capabilities", Data: make([]byte, 5*8)})
 	p.add(launch.Op{Code: launch.OpNoNewPrivs, Step: "set no_new_privs"})
 	p.add(launch.Op{Code: launch.OpReap, Step: "reap"})

@@ -17,9 +17,6 @@ func (p *planner) mounts() error {
 		if !path.IsAbs(m.Destination) || path.Clean(m.Destination) == "/" || strings.ContainsRune(m.Destination+m.Source, 0) {
 			return fmt.Errorf("compile spec: mount at %q: %w", m.Destination, ErrInvalid)
 		}
-		if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-			return fmt.Errorf("mount %s: id mappings: %w", m.Destination, ErrUnsupported)
-		}
 		m.Destination = path.Clean(m.Destination)
 		o, err := parseOptions(m)
 		if err != nil {
@@ -54,6 +51,7 @@ func (p *planner) bind(m specs.Mount, o mountOptions) {
 		Source: m.Source, Target: m.Destination, Recursive: o.recursive, Propagation: o.propagation,
 		ReadOnly: o.attr&unix.MOUNT_ATTR_RDONLY != 0, RecursiveReadOnly: o.readOnlyBelow,
 		NoSuid: o.attr&unix.MOUNT_ATTR_NOSUID != 0, NoDev: o.attr&unix.MOUNT_ATTR_NODEV != 0, NoExec: o.attr&unix.MOUNT_ATTR_NOEXEC != 0,
+		UIDs: m.UIDMappings, GIDs: m.GIDMappings, MapBelow: o.mapBelow,
 	}}, "bind "+m.Source)
 	p.addFd(fd, launch.Op{Code: launch.OpMountFd, Step: "bind " + m.Destination, Path: m.Destination, Number: 1})
 }
@@ -120,6 +118,10 @@ func (p *planner) devices() {
 		if dir := path.Dir(d.Path); !made[dir] {
 			made[dir] = true
 			p.add(launch.Op{Code: launch.OpMkdir, Step: "make " + dir, Path: dir, Number: 0o755})
+		}
+		if p.out.User != nil { // nobody makes nodes in a user namespace: the node's own of that path (mknod(2))
+			p.bind(specs.Mount{Destination: d.Path, Source: d.Path}, mountOptions{})
+			continue
 		}
 		p.add(mknod(d))
 	}

@@ -42,7 +42,15 @@ func TestCompileRefusesWhatItCannotDo(t *testing.T) {
 		"bind option": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", Options: []string{"uid=0"}})
 		},
-		"idmapped mount":   func(s *specs.Spec) { s.Mounts[0].Options = []string{"idmap"} },
+		"idmapped mount without a mapping": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", Options: []string{"idmap"}})
+		},
+		"idmapped mount of users alone": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", UIDMappings: []specs.LinuxIDMapping{{Size: 1}}})
+		},
+		"idmapped new mount": func(s *specs.Spec) {
+			s.Mounts[0].UIDMappings, s.Mounts[0].GIDMappings = []specs.LinuxIDMapping{{Size: 1}}, []specs.LinuxIDMapping{{Size: 1}}
+		},
 		"shared new mount": func(s *specs.Spec) { s.Mounts[0].Options = []string{"rshared"} },
 		"intelRdt":         func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
 		"scheduler":        func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{} },

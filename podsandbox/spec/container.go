@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -59,6 +60,10 @@ func processOf(in *ContainerInput, caps capabilitySet) (*specs.Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	fromImage := security.GetRunAsUser() == nil && security.GetRunAsUsername() == "" && security.GetRunAsGroup() == nil
+	if err := checkMapped(id, SandboxUser(in.Sandbox.Config), fromImage && len(security.GetSupplementalGroups()) == 0); err != nil {
+		return nil, err
+	}
 	if _, err := StopSignal(in.Config, in.Image); err != nil {
 		return nil, err
 	}
@@ -105,6 +110,10 @@ func linuxOf(in *ContainerInput) (*specs.Linux, error) {
 		Resources:         resources,
 		RootfsPropagation: rootPropagation(in.Config),
 	}
+	if user := SandboxUser(in.Sandbox.Config); user != nil {
+		linux.UIDMappings, linux.GIDMappings = []specs.LinuxIDMapping{user.UID}, []specs.LinuxIDMapping{user.GID}
+		linux.Devices = nil // they are mounts
+	}
 	if !security.GetPrivileged() {
 		linux.Seccomp = in.Seccomp
 		linux.MaskedPaths = slices.Clone(security.GetMaskedPaths())
@@ -120,12 +129,13 @@ func namespacesOf(in *ContainerInput) ([]specs.LinuxNamespace, error) {
 		return nil, err
 	}
 	var list []specs.LinuxNamespace
+	user := SandboxUser(in.Sandbox.Config) != nil
 	for _, ns := range []struct {
 		kind specs.LinuxNamespaceType
 		own  bool
 		path string
 	}{
-		{specs.NetworkNamespace, of.Net, in.Sandbox.NetPath}, {specs.IPCNamespace, of.IPC, in.Sandbox.IPCPath},
+		{specs.UserNamespace, user, in.Sandbox.UserPath}, {specs.NetworkNamespace, of.Net, in.Sandbox.NetPath}, {specs.IPCNamespace, of.IPC, in.Sandbox.IPCPath},
 		{specs.UTSNamespace, of.UTS, in.Sandbox.UTSPath}, {specs.PIDNamespace, pid == PIDShared, in.Sandbox.PIDPath},
 	} {
 		if !ns.own {
@@ -191,6 +201,7 @@ func notesOf(in *ContainerInput, caps capabilitySet) []string {
 			notes = append(notes, "privileged without "+strings.Join(capabilityList(lacking), " ")+", which the runtime itself lacks")
 		}
 	}
+	notes = append(notes, userNotes(in, caps)...)
 	if selinuxAsked(security.GetSelinuxOptions()) || selinuxAsked(in.Sandbox.Config.GetLinux().GetSecurityContext().GetSelinuxOptions()) {
 		notes = append(notes, "selinux_options are not enforced: the kernel has no SELinux")
 	}
@@ -204,6 +215,21 @@ func notesOf(in *ContainerInput, caps capabilitySet) []string {
 	}
 	if n := unknownBytes(in.Config.ProtoReflect()) + unknownBytes(in.Sandbox.Config.ProtoReflect()); n > 0 {
 		notes = append(notes, strconv.Itoa(n)+" bytes of the request are fields newer than this podwright")
+	}
+	return notes
+}
+
+// userNotes says what a user namespace makes weaker than it reads.
+func userNotes(in *ContainerInput, caps capabilitySet) []string {
+	if SandboxUser(in.Sandbox.Config) == nil {
+		return nil
+	}
+	var notes []string
+	if in.Config.GetLinux().GetSecurityContext().GetPrivileged() {
+		notes = append(notes, "privileged in the pod's user namespace, not on the node: of the node's devices only those that every user may use are there")
+	}
+	if caps.held&(1<<unix.CAP_SYS_ADMIN) != 0 {
+		notes = append(notes, "read-only mounts and masked paths are no boundary: CAP_SYS_ADMIN in the pod's user namespace may change its mounts")
 	}
 	return notes
 }

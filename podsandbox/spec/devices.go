@@ -50,7 +50,7 @@ func devicesOf(in *ContainerInput) ([]specs.LinuxDevice, []specs.LinuxDeviceCgro
 		if err := checkResolved(indexed("devices", i), d); err != nil {
 			return nil, nil, err
 		}
-		d.Path = path.Clean(d.Path)
+		d.Path = cleanDevice(d)
 		if !ownDevice(d.Path) {
 			mode := fs.FileMode(d.Mode & 0o777)
 			nodes = append(nodes, specs.LinuxDevice{Path: d.Path, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &mode, UID: ptr(d.UID), GID: ptr(d.GID)})
@@ -61,6 +61,8 @@ func devicesOf(in *ContainerInput) ([]specs.LinuxDevice, []specs.LinuxDeviceCgro
 	}
 	return nodes, rules, nil
 }
+
+func cleanDevice(d Device) string { return path.Clean(d.Path) }
 
 func rule(d Device) specs.LinuxDeviceCgroup {
 	out := specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: ptr(d.Major), Access: d.Access}

@@ -28,7 +28,6 @@ type Field struct {
 }
 
 const (
-	noUserns    = "user namespaces are not supported yet"
 	noWindows   = "this is a Linux runtime"
 	noProcess   = "a sandbox has no process of its own but podwright's reaper, which holds no privilege at all"
 	kubeletsOwn = "the kubelet enforces it on the pod's cgroup, which it owns; runtimes that start virtual machines size them by it"
@@ -46,6 +45,7 @@ func Fields() []Field {
 	list = append(list, handled("ContainerConfig.",
 		"metadata.name metadata.attempt image.image image.user_specified_image command args working_dir envs.key envs.value",
 		"mounts.container_path mounts.host_path mounts.readonly mounts.selinux_relabel mounts.propagation mounts.recursive_read_only",
+		idMapping("mounts.uidMappings"), idMapping("mounts.gidMappings"),
 		"devices.container_path devices.host_path devices.permissions labels annotations log_path stdin stdin_once tty stop_signal")...)
 	list = append(list, handled("ContainerConfig.linux.resources.",
 		"cpu_period cpu_quota cpu_shares memory_limit_in_bytes oom_score_adj cpuset_cpus cpuset_mems",
@@ -72,8 +72,6 @@ func Fields() []Field {
 		Field{"ContainerConfig.image.annotations", Inert, "the CRI defines them as hints for choosing a platform at pull"},
 		Field{"ContainerConfig.image.image_ref", Inert, "the CRI gives it a meaning for image volumes only"},
 		Field{"ContainerConfig.image.runtime_handler", Refused, "there is no runtime handler but the default one"},
-		Field{"ContainerConfig.mounts.uidMappings", Refused, noUserns},
-		Field{"ContainerConfig.mounts.gidMappings", Refused, noUserns},
 		Field{"ContainerConfig.mounts.image", Refused, "image volumes are not supported yet"},
 		Field{"ContainerConfig.mounts.image_sub_path", Refused, "image volumes are not supported yet"},
 		Field{"ContainerConfig.mounts.mount_options", Refused, "mount options are not supported yet"},
@@ -83,11 +81,14 @@ func Fields() []Field {
 // securityFields are the rows both security contexts have.
 func securityFields(prefix string) []Field {
 	return append(handled(prefix, "namespace_options.network namespace_options.pid namespace_options.ipc",
-		"namespace_options.userns_options.mode",
+		"namespace_options.userns_options.mode", idMapping("namespace_options.userns_options.uids"), idMapping("namespace_options.userns_options.gids"),
 		"selinux_options.user selinux_options.role selinux_options.type selinux_options.level"),
-		Field{prefix + "namespace_options.target_id", Refused, "PID namespaces of other containers are not supported yet"},
-		Field{prefix + "namespace_options.userns_options.uids", Refused, noUserns},
-		Field{prefix + "namespace_options.userns_options.gids", Refused, noUserns})
+		Field{prefix + "namespace_options.target_id", Refused, "PID namespaces of other containers are not supported yet"})
+}
+
+// idMapping are the fields of a mapping of ids.
+func idMapping(path string) string {
+	return path + ".host_id " + path + ".container_id " + path + ".length"
 }
 
 func handled(prefix string, lists ...string) []Field {

@@ -42,7 +42,7 @@ func testNode(version int) Node {
 	node := Node{
 		CgroupVersion: version, Controllers: []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io", "devices"},
 		HugepageSizes: []string{"2MB", "1GB"}, SwapLimit: true,
-		Capabilities: 1<<len(capabilityNames) - 1, MinOOMScoreAdj: -1000,
+		Capabilities: 1<<len(capabilityNames) - 1, MinOOMScoreAdj: -1000, UserNamespaces: true,
 	}
 	if version == 1 {
 		node.Hierarchies = []Hierarchy{
@@ -86,6 +86,9 @@ func (g *goldenInput) containerInput(container *criv1.ContainerConfig, sandbox *
 	}
 	if of.UTS {
 		in.Sandbox.UTSPath = dir + "/uts"
+	}
+	if SandboxUser(sandbox) != nil {
+		in.Sandbox.UserPath = dir + "/user"
 	}
 	if of.PID == PIDShared {
 		in.Sandbox.PIDPath = "/proc/4242/ns/pid"
@@ -171,6 +174,9 @@ func checkLaunchable(t *testing.T, l *Launchable) {
 		return
 	}
 	used := map[int]bool{}
+	if l.User != nil {
+		used[l.User.Index] = true
+	}
 	for _, op := range decoded.Ops {
 		used[op.Fd] = true
 	}

@@ -7,13 +7,16 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/wire"
 )
 
 // Launchable is a plan and what must be opened before it can be sent.
 type Launchable struct {
-	Plan     *launch.Plan
-	Needs    []Need // Needs[i] is to become plan table entry i
-	NewPID   bool   // the keeper clones init with CLONE_NEWPID
+	Plan   *launch.Plan
+	Needs  []Need // Needs[i] is to become plan table entry i
+	NewPID bool   // the keeper clones init with CLONE_NEWPID
+	// User is the user namespace that init is started in; nil is the keeper's own.
+	User     *wire.User
 	Terminal bool
 	// JoinIndex is the table entry the keeper fills with the container's pidfd; -1 except for Exec.
 	JoinIndex int
@@ -68,6 +71,9 @@ type Bind struct {
 	NoSuid            bool
 	NoDev             bool
 	NoExec            bool
+	// Mappings of user and group ids, both or none, for the mount itself; with MapBelow for those below too.
+	UIDs, GIDs []specs.LinuxIDMapping
+	MapBelow   bool
 }
 
 // SetDirectory records whether the opened source of Needs[i] is a directory or a file: init makes a
@@ -120,4 +126,6 @@ type ReaperInput struct {
 	ID                        string // the sandbox's
 	Node                      Node
 	NetPath, IPCPath, UTSPath string // as in SandboxInput
+	UserPath                  string
+	User                      *UserMapping // nil for the host's
 }

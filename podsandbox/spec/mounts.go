@@ -4,6 +4,7 @@ import (
 	"path"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 
 	imagev1 "github.com/opencontainers/image-spec/specs-go/v1"
@@ -15,7 +16,7 @@ import (
 func mountsOf(in *ContainerInput) ([]specs.Mount, error) {
 	targets, shared := requestTargets(in.Config)
 	var mounts []specs.Mount
-	for _, m := range slices.Concat(kernelMounts(in.Config), sandboxMounts(in, targets)) {
+	for _, m := range slices.Concat(kernelMounts(in), sandboxMounts(in, targets), deviceMounts(in, targets)) {
 		ownDev := targets["/dev"] && strings.HasPrefix(m.Destination, "/dev/")
 		if !targets[m.Destination] && !ownDev && !within(m.Destination, shared) {
 			mounts = append(mounts, m)
@@ -50,18 +51,24 @@ func requestTargets(config *criv1.ContainerConfig) (targets map[string]bool, sha
 	return targets, shared
 }
 
+// terminalGroup is "tty" in every distribution.
+const terminalGroup = 5
+
 // kernelMounts are the file systems every container has. Privileged gets /sys and its cgroups writable. Everyone has a
 // cgroup namespace, so the view begins at the container's own group.
-func kernelMounts(config *criv1.ContainerConfig) []specs.Mount {
+func kernelMounts(in *ContainerInput) []specs.Mount {
 	access := "ro"
-	if config.GetLinux().GetSecurityContext().GetPrivileged() {
+	if in.Config.GetLinux().GetSecurityContext().GetPrivileged() {
 		access = "rw"
+	}
+	terminals := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if user := SandboxUser(in.Sandbox.Config); user == nil || user.GID.Size > terminalGroup {
+		terminals = append(terminals, "gid="+strconv.Itoa(terminalGroup))
 	}
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		{Destination: "/dev/pts", Type: "devpts", Source: "devpts",
-			Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: terminals},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
@@ -105,7 +112,13 @@ func requestMount(m *criv1.Mount) specs.Mount {
 	case m.GetReadonly():
 		options = append(options, "ro")
 	}
-	return specs.Mount{Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: m.GetHostPath(), Options: options}
+	mount := specs.Mount{Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: m.GetHostPath(), Options: options}
+	if len(m.GetUidMappings()) > 0 {
+		// As in the field, of the mount alone: what is mounted below it may be unable to map, and stays as it is.
+		mount.UIDMappings, mount.GIDMappings = ociMappings(m.GetUidMappings()), ociMappings(m.GetGidMappings())
+		mount.Options = append(mount.Options, "idmap")
+	}
+	return mount
 }
 
 // rootPropagation tells external runtimes how to prepare the tree that such binds hang in; podwright's own sets
@@ -165,7 +178,7 @@ func volumeMounts(in *ContainerInput) ([]specs.Mount, error) {
 		if source == "" {
 			return nil, invalid("image.config.Volumes", volume, "no directory was made for it")
 		}
-		mounts[i] = specs.Mount{Destination: volume, Type: "bind", Source: source, Options: []string{"rbind", "rprivate"}}
+		mounts[i] = mapped(specs.Mount{Destination: volume, Type: "bind", Source: source, Options: []string{"rbind", "rprivate"}}, SandboxUser(in.Sandbox.Config))
 	}
 	return mounts, nil
 }

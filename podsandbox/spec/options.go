@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -18,6 +19,7 @@ type mountOptions struct {
 	propagated      bool // said so
 	attr            uint64
 	readOnlyBelow   bool
+	mapBelow        bool     // id mappings hold for the mounts below too
 	data            []string // for the file system itself
 }
 
@@ -60,8 +62,11 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 			o.bind, o.recursive = true, true
 		case "rro":
 			o.attr, o.readOnlyBelow = o.attr|unix.MOUNT_ATTR_RDONLY, true
+		case "idmap":
+		case "ridmap":
+			o.mapBelow = true
 		case "defaults", "":
-		case "remount", "idmap", "ridmap", "tmpcopyup", "unbindable", "runbindable":
+		case "remount", "tmpcopyup", "unbindable", "runbindable":
 			return o, fmt.Errorf("mount %s: option %q: %w", m.Destination, option, ErrUnsupported)
 		default:
 			if strings.ContainsRune(option, 0) {
@@ -72,6 +77,10 @@ func parseOptions(m specs.Mount) (mountOptions, error) {
 	}
 	if m.Type == "bind" {
 		o.bind = true
+	}
+	asked := slices.Contains(m.Options, "idmap") || o.mapBelow
+	if has := len(m.UIDMappings) > 0 && len(m.GIDMappings) > 0; asked && !has || (len(m.UIDMappings)+len(m.GIDMappings) > 0) && (!has || !o.bind) {
+		return o, fmt.Errorf("mount %s: id mappings: want a bind with mappings of users and of groups: %w", m.Destination, ErrUnsupported)
 	}
 	if o.bind && len(o.data) > 0 {
 		return o, fmt.Errorf("bind %s: option %q: %w", m.Destination, o.data[0], ErrUnsupported)

@@ -58,6 +58,9 @@ func bitText(v uint64, names []bitName) string {
 func Print(l *Launchable) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "new-pid %t terminal %t join %d\n", l.NewPID, l.Terminal, l.JoinIndex)
+	if u := l.User; u != nil {
+		fmt.Fprintf(&b, "user fd=%d oom-score %d hard %v\n", u.Index, u.OOMScore, u.Hard)
+	}
 	for _, note := range l.Notes {
 		fmt.Fprintf(&b, "note %s\n", note)
 	}
@@ -102,6 +105,9 @@ func (n Need) detail() string {
 		if o.set {
 			text += " " + o.name
 		}
+	}
+	if len(b.UIDs) > 0 {
+		text += fmt.Sprintf(" uids %v gids %v below %t", b.UIDs, b.GIDs, b.MapBelow)
 	}
 	return text
 }

@@ -24,6 +24,9 @@ type Node struct {
 	Capabilities   uint64 // bit mask of what podwright itself holds; "ALL" means these (capabilities(7))
 	MinOOMScoreAdj int    // lowest oom_score_adj podwright may give; -1000 with CAP_SYS_RESOURCE
 
+	// UserNamespaces: sandboxes can have one, with their root file systems mapped to it.
+	UserNamespaces bool
+
 	SELinux  bool // the kernel has it enabled
 	AppArmor bool
 
@@ -62,7 +65,8 @@ type SandboxInput struct {
 
 	// Paths of namespace files; Net, IPC and UTS are empty where SandboxNamespaces says the host's. PID is
 	// the reaper's where it says PIDShared.
-	NetPath, IPCPath, UTSPath, PIDPath string
+	// UserPath is set where there is a SandboxUser.
+	NetPath, IPCPath, UTSPath, PIDPath, UserPath string
 
 	// Generated files on the host; an empty one is not mounted. Shm is /dev/shm of the host with host IPC.
 	HostsFile, HostnameFile, ResolvConfFile, ShmDir string
@@ -71,6 +75,7 @@ type SandboxInput struct {
 // Device is one resolved device node.
 type Device struct {
 	Path         string // in the container
+	HostPath     string // where the node has it
 	Type         string // "c" or "b"
 	Major, Minor int64
 	Mode         uint32 // permission bits

@@ -74,7 +74,7 @@ func ValidateContainer(config *criv1.ContainerConfig, sandbox *criv1.PodSandboxC
 	if _, err := LogPath(config, sandbox); err != nil {
 		return err
 	}
-	if err := checkMounts(config.GetMounts(), node); err != nil {
+	if err := checkMounts(config.GetMounts(), sandbox, node); err != nil {
 		return err
 	}
 	if err := checkDevices(config.GetDevices()); err != nil {
@@ -131,7 +131,7 @@ func LogPath(config *criv1.ContainerConfig, sandbox *criv1.PodSandboxConfig) (st
 	return path.Join(dir, name), nil
 }
 
-func checkMounts(mounts []*criv1.Mount, node Node) error {
+func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node Node) error {
 	seen := map[string]bool{}
 	for i, m := range mounts {
 		at := indexed("mounts", i)
@@ -155,6 +155,9 @@ func checkMounts(mounts []*criv1.Mount, node Node) error {
 			return invalid(at+".recursive_read_only", "true", "needs readonly")
 		case m.GetRecursiveReadOnly() && m.GetPropagation() != criv1.MountPropagation_PROPAGATION_PRIVATE:
 			return invalid(at+".recursive_read_only", "true", "needs propagation PROPAGATION_PRIVATE: what is mounted later would be writable")
+		}
+		if err := checkMountMappings(at, m, sandbox); err != nil {
+			return err
 		}
 		seen[target] = true
 	}

@@ -12,7 +12,7 @@ import (
 const contextField = "linux.security_context."
 
 func checkSandboxSecurity(security *criv1.LinuxSandboxSecurityContext, node Node) error {
-	if err := checkNamespaceOptions(security.GetNamespaceOptions()); err != nil {
+	if err := checkNamespaceOptions(security.GetNamespaceOptions(), node); err != nil {
 		return err
 	}
 	if err := checkSELinux(security.GetSelinuxOptions(), node); err != nil {
@@ -29,7 +29,10 @@ func checkContainerSecurity(config *criv1.ContainerConfig, sandbox *criv1.PodSan
 	if security.GetPrivileged() && !sandbox.GetLinux().GetSecurityContext().GetPrivileged() {
 		return invalid(contextField+"privileged", "true", "the sandbox is not privileged")
 	}
-	if err := checkNamespaceOptions(security.GetNamespaceOptions()); err != nil {
+	if err := checkNamespaceOptions(security.GetNamespaceOptions(), node); err != nil {
+		return err
+	}
+	if err := checkSameUser(security.GetNamespaceOptions(), sandbox); err != nil {
 		return err
 	}
 	if _, err := containerPID(security.GetNamespaceOptions(), sandbox); err != nil {
@@ -64,7 +67,7 @@ func checkContainerSecurity(config *criv1.ContainerConfig, sandbox *criv1.PodSan
 }
 
 // checkNamespaceOptions holds for sandbox and container. Unset reads as POD.
-func checkNamespaceOptions(options *criv1.NamespaceOption) error {
+func checkNamespaceOptions(options *criv1.NamespaceOption, node Node) error {
 	for _, f := range []struct {
 		field string
 		mode  criv1.NamespaceMode
@@ -76,11 +79,7 @@ func checkNamespaceOptions(options *criv1.NamespaceOption) error {
 	if mode := options.GetPid(); mode == criv1.NamespaceMode_TARGET {
 		return invalid(contextField+"namespace_options.pid", mode.String(), "PID namespaces of other containers are not supported yet")
 	}
-	userns := options.GetUsernsOptions()
-	if userns != nil && userns.GetMode() != criv1.NamespaceMode_NODE {
-		return invalid(contextField+"namespace_options.userns_options.mode", userns.GetMode().String(), "%s", noUserns)
-	}
-	return nil
+	return checkUserns(options, node)
 }
 
 // containerPID decides whose PID namespace a container gets. Network and IPC are always the sandbox's: a container

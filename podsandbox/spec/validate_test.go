@@ -55,12 +55,6 @@ func TestSandboxesThatAreRefused(t *testing.T) {
 		{"PID of another container", "linux.security_context.namespace_options.pid", func(c *criv1.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions.Pid = criv1.NamespaceMode_TARGET
 		}},
-		{"user namespace", "linux.security_context.namespace_options.userns_options.mode", func(c *criv1.PodSandboxConfig) {
-			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &criv1.UserNamespace{}
-		}},
-		{"user namespace with mappings", "linux.security_context.namespace_options.userns_options.uids", func(c *criv1.PodSandboxConfig) {
-			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &criv1.UserNamespace{Uids: []*criv1.IDMapping{{Length: 1}}}
-		}},
 		{"group without user", "linux.security_context.run_as_group", func(c *criv1.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsGroup = &criv1.Int64Value{Value: 1}
 		}},
