@@ -19,6 +19,8 @@ import (
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/namespace"
 )
 
 // CreateContainer records a container and prepares its file system and spec; no process starts. Retries join as in RunSandbox.
@@ -112,7 +114,7 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 		return fmt.Errorf("layers of image %s: %w", image.ID, err)
 	}
 	op.at("look at mounts and devices")
-	if err := m.checkMounts(ctx, op, c.config); err != nil {
+	if err := m.checkMounts(ctx, op, s, c.config); err != nil {
 		return err
 	}
 	op.at("derive spec")
@@ -181,7 +183,7 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 	if err != nil {
 		return spec.ContainerInput{}, err
 	}
-	devices, err := hostDevices(c.config)
+	devices, err := hostDevices(c.config, spec.SandboxUser(s.config) != nil)
 	if err != nil {
 		return spec.ContainerInput{}, err
 	}
@@ -196,7 +198,7 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 		ID: c.id, Config: c.config, Image: image.Config, Passwd: names.passwd, Group: names.group, Node: m.cfg.Node,
 		Root: filepath.Join(m.stateDir(c.id), "rootfs"), CgroupsPath: c.record().CgroupPath, Devices: devices, Seccomp: profile,
 		Sandbox: spec.SandboxInput{
-			ID: s.id, Config: s.config, Hostname: hostnameOf(s.config, own), NetPath: rec.NetPath, IPCPath: rec.IPCPath, UTSPath: rec.UTSPath,
+			ID: s.id, Config: s.config, Hostname: hostnameOf(s.config, own), NetPath: rec.NetPath, IPCPath: rec.IPCPath, UTSPath: rec.UTSPath, UserPath: rec.UserPath,
 			HostsFile: files.Hosts, HostnameFile: files.Hostname, ResolvConfFile: files.ResolvConf, ShmDir: files.Shm,
 		},
 		Volumes: map[string]string{},
@@ -212,21 +214,37 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 
 func reaperPIDPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) }
 
-// checkMounts refuses a container whose mount sources are missing now, when there is nobody to clean up after.
-// A source that hangs ends with ctx and holds nothing but itself.
-func (m *containerManager) checkMounts(ctx context.Context, op *Operation, config *criv1.ContainerConfig) error {
+// checkMounts refuses a container whose mount sources are missing now, or cannot be mapped as asked, when there is
+// nobody to clean up after. A source that hangs ends with ctx and holds nothing but itself.
+func (m *containerManager) checkMounts(ctx context.Context, op *Operation, s *sandbox, config *criv1.ContainerConfig) error {
 	for i, mount := range config.GetMounts() {
 		op.on(Wait{For: WaitMount, Name: mount.GetHostPath()})
-		tree, err := m.cfg.Mounts.OpenBind(ctx, hostSource(mount.GetHostPath()))
-		if errors.Is(err, os.ErrNotExist) {
-			return kindf(ErrInvalid, "config.mounts[%d].host_path %q: %w", i, mount.GetHostPath(), err)
-		}
-		if err != nil {
+		if err := m.checkMount(ctx, s, mount); err != nil {
 			return fmt.Errorf("config.mounts[%d].host_path %q: %w", i, mount.GetHostPath(), err)
 		}
-		tree.File.Close()
 	}
 	return nil
+}
+
+func (m *containerManager) checkMount(ctx context.Context, s *sandbox, mount *criv1.Mount) error {
+	source := hostSource(mount.GetHostPath())
+	uids, gids := idMaps(mount.GetUidMappings()), idMaps(mount.GetGidMappings())
+	userNS, err := m.mappingOf(ctx, s, namespace.UserMap{UIDs: uids, GIDs: gids})
+	if err != nil {
+		return err
+	}
+	if userNS != nil {
+		defer userNS.Close()
+		source.UserNS = userNS
+	}
+	tree, err := m.cfg.Mounts.OpenBind(ctx, source)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, mounts.ErrNotSupported) {
+		return kindf(ErrInvalid, "%w", err)
+	}
+	if err != nil {
+		return err
+	}
+	return tree.File.Close()
 }
 
 // checkLimits refuses limits that this host cannot have before there is anything to take back, and notes those it

@@ -112,9 +112,12 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err != nil {
 		return wire.Process{}, err
 	}
-	root, err := m.rootSource(c, layers)
+	root, err := m.rootSource(s, c, layers)
 	if err != nil {
 		return wire.Process{}, err
+	}
+	if root.IDMap != nil {
+		defer root.IDMap.UserNS.Close()
 	}
 	streams, err := m.streamsOf(s, c, ociSpec, launchable)
 	if err != nil {
@@ -127,7 +130,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 		return wire.Process{}, limitError(err)
 	}
 	process, err := m.launch(ctx, launchRequest{
-		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root,
+		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root, sandbox: s,
 		reaper: wire.Process{PID: s.record().ReaperPID, StartTime: s.record().ReaperStartTime},
 	})
 	if err != nil {
@@ -147,7 +150,7 @@ func tooLittleMemory(cgroups *cgroup.Manager, group string, limits *specs.LinuxR
 
 // rootSource is the container's overlay. A volatile upper refuses a second mount, so each attempt starts with a work
 // directory of its own (DESIGN decision 12).
-func (m *containerManager) rootSource(c *container, layers []string) (*mounts.OverlaySource, error) {
+func (m *containerManager) rootSource(s *sandbox, c *container, layers []string) (*mounts.OverlaySource, error) {
 	work := filepath.Join(m.stateDir(c.id), "work")
 	if err := os.RemoveAll(work); err != nil {
 		return nil, fmt.Errorf("clear work directory: %w", err)
@@ -155,7 +158,11 @@ func (m *containerManager) rootSource(c *container, layers []string) (*mounts.Ov
 	if err := os.Mkdir(work, 0o711); err != nil {
 		return nil, fmt.Errorf("make work directory: %w", err)
 	}
-	return &mounts.OverlaySource{Lower: layers, Upper: filepath.Join(m.stateDir(c.id), "upper"), Work: work, Volatile: true}, nil
+	ids, err := m.idMap(s)
+	if err != nil {
+		return nil, err
+	}
+	return &mounts.OverlaySource{Lower: layers, Upper: filepath.Join(m.stateDir(c.id), "upper"), Work: work, Volatile: true, IDMap: ids}, nil
 }
 
 func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
@@ -163,8 +170,8 @@ func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Sp
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
-	user := ociSpec.Process.User
-	return openStreams(dir, int(user.UID), int(user.GID), launchable.Terminal, c.config.GetStdin(), s.config.GetLogDirectory(), c.config.GetLogPath())
+	uid, gid := outside(s.config, ociSpec.Process.User.UID, ociSpec.Process.User.GID)
+	return openStreams(dir, uid, gid, launchable.Terminal, c.config.GetStdin(), s.config.GetLogDirectory(), c.config.GetLogPath())
 }
 
 // recordFailedStart makes a failed start an exit that the kubelet understands, and gives back what the start took.

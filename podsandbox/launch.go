@@ -12,6 +12,7 @@ import (
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/wire"
 )
 
@@ -25,6 +26,7 @@ type launchRequest struct {
 	cgroup     string // made already, but for the reaper's
 	streams    *streams
 	root       *mounts.OverlaySource // the root of a container
+	sandbox    *sandbox              // of a container
 	reaper     wire.Process          // the PID 1 whose namespace is joined; PID 0 without one
 }
 
@@ -57,7 +59,7 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	}
 	request := keeper.Launch{
 		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,
-		NewPID: req.launchable.NewPID, Terminal: req.launchable.Terminal, Cgroup: group.Dir, Table: opened.files,
+		NewPID: req.launchable.NewPID, Terminal: req.launchable.Terminal, User: req.launchable.User, Cgroup: group.Dir, Table: opened.files,
 	}
 	if s := req.streams; s != nil {
 		request.Stdin, request.Stdout, request.Stderr = s.stdin, s.stdout, s.stderr
@@ -117,7 +119,7 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 			f, err = m.cfg.Mounts.Overlay(ctx, *req.root)
 		case spec.NeedBind:
 			req.op.on(Wait{For: WaitMount, Name: need.Bind.Source})
-			f, err = m.openBind(ctx, req.launchable, i, need.Bind)
+			f, err = m.openBind(ctx, req, i, need.Bind)
 		case spec.NeedContainer: // the keeper has it
 		default:
 			err = fmt.Errorf("a plan needs kind %d, which nobody opens", need.Kind)
@@ -130,9 +132,21 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 	return nil
 }
 
-func (m *core) openBind(ctx context.Context, launchable *spec.Launchable, index int, bind spec.Bind) (*os.File, error) {
-	tree, err := m.cfg.Mounts.OpenBind(ctx, bindSource(bind))
+func (m *core) openBind(ctx context.Context, req launchRequest, index int, bind spec.Bind) (*os.File, error) {
+	source := bindSource(bind)
+	userNS, err := m.mappingOf(ctx, req.sandbox, namespace.UserMap{UIDs: ociMaps(bind.UIDs), GIDs: ociMaps(bind.GIDs)})
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
+	}
+	if userNS != nil {
+		defer userNS.Close()
+		source.UserNS = userNS
+	}
+	tree, err := m.cfg.Mounts.OpenBind(ctx, source)
 	if errors.Is(err, os.ErrNotExist) {
+		return nil, kindf(ErrInvalid, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)
+	}
+	if errors.Is(err, mounts.ErrNotSupported) && userNS != nil {
 		return nil, kindf(ErrInvalid, "mount %s: host_path %q: %w", bind.Target, bind.Source, err)
 	}
 	if errors.Is(err, mounts.ErrNotShared) {
@@ -141,7 +155,7 @@ func (m *core) openBind(ctx context.Context, launchable *spec.Launchable, index 
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
 	}
-	launchable.SetDirectory(index, tree.IsDir)
+	req.launchable.SetDirectory(index, tree.IsDir)
 	return tree.File, nil
 }
 
@@ -150,6 +164,7 @@ func bindSource(bind spec.Bind) mounts.BindSource {
 	return mounts.BindSource{
 		Path: bind.Source, Recursive: bind.Recursive, ReadOnly: bind.ReadOnly, RecursiveReadOnly: bind.RecursiveReadOnly,
 		Propagation: mounts.Propagation(bind.Propagation), NoExec: bind.NoExec, NoDev: bind.NoDev, NoSuid: bind.NoSuid,
+		MapBelow: bind.MapBelow,
 	}
 }
 

@@ -120,14 +120,19 @@ func copyVolume(root *os.File, volume, dir string) error {
 }
 
 // hostDevices resolves the devices a request names, a directory to all nodes below it; privileged gets the host's.
-func hostDevices(config *criv1.ContainerConfig) ([]spec.Device, error) {
+// Inside a user namespace the host's root has no power over them, so there it gets what every user may use.
+func hostDevices(config *criv1.ContainerConfig, ownUser bool) ([]spec.Device, error) {
 	var list []spec.Device
 	if config.GetLinux().GetSecurityContext().GetPrivileged() {
 		found, err := devicesBelow("/dev", "/dev", "rwm")
 		if err != nil {
 			return nil, fmt.Errorf("list devices of the host: %w", err)
 		}
-		list = found
+		for _, d := range found {
+			if !ownUser || d.Mode&0o006 == 0o006 {
+				list = append(list, d)
+			}
+		}
 	}
 	for i, d := range config.GetDevices() {
 		found, err := devicesBelow(d.GetHostPath(), d.GetContainerPath(), d.GetPermissions())
@@ -183,7 +188,7 @@ func devicesBelow(hostPath, containerPath, access string) ([]spec.Device, error)
 			kind = "b"
 		}
 		list = append(list, spec.Device{
-			Path: filepath.Join(containerPath, below), Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
+			Path: filepath.Join(containerPath, below), HostPath: path, Type: kind, Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 			Mode: st.Mode & 0o7777, UID: st.Uid, GID: st.Gid, Access: access,
 		})
 		return nil

@@ -167,7 +167,7 @@ func (r *recovery) sandbox(ctx context.Context, s *sandbox) {
 	case rec.BootID != r.m.cfg.BootID:
 		r.notReady(ctx, s, "the node was restarted")
 	case !r.namespacesAlive(s):
-		r.notReady(ctx, s, "its network namespace is gone")
+		r.notReady(ctx, s, "one of its namespaces is gone")
 	case rec.ReaperPID != 0 && (!known || child.Exit != nil) && !r.adoptReaper(ctx, s):
 		r.notReady(ctx, s, "its PID 1 is gone")
 	}
@@ -187,7 +187,9 @@ func (r *recovery) notReady(ctx context.Context, s *sandbox, reason string) {
 
 func (r *recovery) namespacesAlive(s *sandbox) bool {
 	own := spec.SandboxNamespaces(s.config)
-	for kind, has := range map[namespace.Kind]bool{namespace.Net: own.Net, namespace.IPC: own.IPC, namespace.UTS: own.UTS} {
+	for kind, has := range map[namespace.Kind]bool{
+		namespace.Net: own.Net, namespace.IPC: own.IPC, namespace.UTS: own.UTS, namespace.User: spec.SandboxUser(s.config) != nil,
+	} {
 		if has && !r.m.cfg.Namespaces.Alive(s.id, kind) {
 			return false
 		}
@@ -282,14 +284,15 @@ func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process
 	if !c.config.GetTty() {
 		s := &streams{}
 		defer s.close()
-		if err := s.open(r.m.runDir(c.id), int(rec.UID), int(rec.GID), false, c.config.GetStdin()); err != nil {
+		owner, err := r.m.sandboxes.find("sandbox", rec.SandboxID)
+		if err != nil {
+			return err
+		}
+		uid, gid := outside(owner.config, uint32(rec.UID), uint32(rec.GID))
+		if err := s.open(r.m.runDir(c.id), uid, gid, false, c.config.GetStdin()); err != nil {
 			return err
 		}
 		if rec.LogPath != "" {
-			owner, err := r.m.sandboxes.find("sandbox", rec.SandboxID)
-			if err != nil {
-				return err
-			}
 			if s.log, err = openLog(owner.config.GetLogDirectory(), c.config.GetLogPath()); err != nil {
 				return err
 			}

@@ -113,9 +113,12 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 	if own.UTS {
 		hostname = s.config.GetHostname()
 	}
-	err = m.cfg.Namespaces.Create(ctx, s.id, namespace.Spec{Net: own.Net, IPC: own.IPC, UTS: own.UTS, Hostname: hostname, Sysctls: early})
+	user := spec.SandboxUser(s.config)
+	err = m.cfg.Namespaces.Create(ctx, s.id, namespace.Spec{
+		Net: own.Net, IPC: own.IPC, UTS: own.UTS, User: userMap(user), Hostname: hostname, Sysctls: early,
+	})
 	if err != nil {
-		return sysctlError(fmt.Errorf("make namespaces: %w", err))
+		return namespaceError(fmt.Errorf("make namespaces: %w", err))
 	}
 	op.at("write files")
 	if _, err := m.cfg.Files.Create(ctx, s.id, fileSpec(s.config, own)); err != nil {
@@ -131,7 +134,7 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 	if len(late) > 0 {
 		op.at("write sysctls")
 		if err := m.cfg.Namespaces.WriteSysctls(ctx, s.id, late); err != nil {
-			return sysctlError(err)
+			return namespaceError(err)
 		}
 	}
 	if own.PID == spec.PIDShared {
@@ -146,13 +149,14 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 		r.NetPath = ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net))
 		r.IPCPath = ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC))
 		r.UTSPath = ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS))
+		r.UserPath = ownPath(user != nil, m.cfg.Namespaces.Path(s.id, namespace.User))
 	})
 }
 
-// sysctlError gives a setting that the kernel refuses its kind.
-func sysctlError(err error) error {
+// namespaceError gives a setting or a mapping that the kernel refuses its kind.
+func namespaceError(err error) error {
 	var refused *namespace.SysctlError
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) || errors.Is(err, namespace.ErrMapping) {
 		return kindf(ErrInvalid, "%w", err)
 	}
 	return err
@@ -205,8 +209,9 @@ func (m *sandboxManager) cniPod(s *sandbox) cni.Pod {
 
 // startReaper starts the PID 1 of a shared PID namespace: init itself, which stays and reaps.
 func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sandbox) error {
-	own := spec.SandboxNamespaces(s.config)
+	own, user := spec.SandboxNamespaces(s.config), spec.SandboxUser(s.config)
 	launchable, err := spec.Reaper(spec.ReaperInput{
+		User: user, UserPath: ownPath(user != nil, m.cfg.Namespaces.Path(s.id, namespace.User)),
 		ID: s.id, Node: m.cfg.Node, NetPath: ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net)),
 		IPCPath: ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC)), UTSPath: ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS)),
 	})
@@ -225,6 +230,9 @@ func (m *core) reaperCgroup(s *sandbox) string { return path.Join(s.record().Cgr
 
 func fileSpec(config *criv1.PodSandboxConfig, own spec.Namespaces) podfiles.Spec {
 	files := podfiles.Spec{Hostname: hostnameOf(config, own), HostNetwork: !own.Net, HostIPC: !own.IPC, ShmBytes: podfiles.DefaultShmBytes}
+	if user := spec.SandboxUser(config); user != nil {
+		files.UID, files.GID = user.Outside(0, 0)
+	}
 	if dns := config.GetDnsConfig(); dns != nil {
 		files.DNS = &podfiles.DNS{Servers: dns.GetServers(), Searches: dns.GetSearches(), Options: dns.GetOptions()}
 	}

@@ -30,7 +30,8 @@ func (m *core) SandboxStatus(id string, verbose bool) (*criv1.PodSandboxStatusRe
 		return resp, nil
 	}
 	info, err := infoJSON(s.config, map[string]any{
-		"pid": rec.ReaperPID, "netns": rec.NetPath, "ipcns": rec.IPCPath, "utsns": rec.UTSPath, "cgroupParent": rec.CgroupParent,
+		"pid": rec.ReaperPID, "netns": rec.NetPath, "ipcns": rec.IPCPath, "utsns": rec.UTSPath, "userns": rec.UserPath,
+		"userMapping": spec.SandboxUser(s.config), "cgroupParent": rec.CgroupParent,
 		"attachment": rec.Attachment, "reason": rec.Reason, "runSteps": rec.RunSteps,
 		"overhead": json.RawMessage(rec.Overhead), "resources": json.RawMessage(rec.Resources),
 	})

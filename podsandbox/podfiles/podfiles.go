@@ -32,10 +32,11 @@ type DNS struct {
 // Spec is what one sandbox wants.
 type Spec struct {
 	Hostname    string
-	HostNetwork bool  // hosts is then a copy of the host's
-	DNS         *DNS  // nil, or nothing in it, copies the host's resolv.conf, as the field does
-	HostIPC     bool  // Paths.Shm is the host's /dev/shm
-	ShmBytes    int64 // 0 is DefaultShmBytes
+	HostNetwork bool   // hosts is then a copy of the host's
+	DNS         *DNS   // nil, or nothing in it, copies the host's resolv.conf, as the field does
+	HostIPC     bool   // Paths.Shm is the host's /dev/shm
+	ShmBytes    int64  // 0 is DefaultShmBytes
+	UID, GID    uint32 // whom the files belong to: the sandbox's root
 }
 
 // Paths are a sandbox's files on the host.
@@ -160,7 +161,7 @@ func (f *Files) fill(id string, spec Spec, contents map[string]string) error {
 	}
 	defer root.Close()
 	for name, content := range contents {
-		if err := writeNew(root, name, content); err != nil {
+		if err := writeNew(root, name, content, spec); err != nil {
 			return err
 		}
 	}
@@ -170,16 +171,17 @@ func (f *Files) fill(id string, spec Spec, contents map[string]string) error {
 	if err := root.Mkdir(shmName, 0o700); err != nil {
 		return err
 	}
-	return root.Chmod(shmName, os.ModeSticky|0o777) // not by Mkdir, which the umask would cut
+	// The mode not by Mkdir, which the umask would cut.
+	return errors.Join(root.Lchown(shmName, int(spec.UID), int(spec.GID)), root.Chmod(shmName, os.ModeSticky|0o777))
 }
 
-func writeNew(root *os.Root, name, content string) error {
+func writeNew(root *os.Root, name, content string, spec Spec) error {
 	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
 	_, err = file.WriteString(content)
-	return errors.Join(err, file.Chmod(0o644), file.Close())
+	return errors.Join(err, file.Chown(int(spec.UID), int(spec.GID)), file.Chmod(0o644), file.Close())
 }
 
 // Remove takes everything of sandbox id away; what is absent counts as removed. Containers that still run keep the

@@ -53,6 +53,7 @@ type Sandbox struct {
 	NetPath      string          `json:"netPath,omitempty"` // "" is the host's, or gone
 	IPCPath      string          `json:"ipcPath,omitempty"`
 	UTSPath      string          `json:"utsPath,omitempty"`
+	UserPath     string          `json:"userPath,omitempty"`
 	CgroupParent string          `json:"cgroupParent,omitempty"`
 	Attachment   json.RawMessage `json:"attachment,omitempty"` // the CNI attachment; present means DEL is owed
 	IPs          []string        `json:"ips,omitempty"`

@@ -57,6 +57,7 @@ func Main(version string) {
 	call(sysCloseRange, launch.PlanFd, lastFd, closeRangeCloexec)
 	encoded, errno := readPlan()
 	if errno != 0 {
+		hold()
 		write(2, "podwright-init "+version+": started by podwright-keeper only\n")
 		exit(2)
 	}
@@ -133,6 +134,21 @@ func (r *runner) writeProc(file, value string) syscall.Errno {
 
 // fd is the descriptor of the operation's table entry.
 func (r *runner) fd(op *launch.Op) int { return launch.FirstFd + op.Fd }
+
+// hold serves the daemon, which makes namespaces around a process: without a plan, and with a pipe for its input, init
+// waits for the end of the pipe and ends.
+func hold() {
+	info, errno := stat(0)
+	if errno != 0 || !info.is(syscall.S_IFIFO) {
+		return
+	}
+	buffer := new([64]byte)
+	for {
+		if n, errno := call(syscall.SYS_READ, 0, uintptr(unsafe.Pointer(buffer)), uintptr(len(buffer))); errno != 0 || n == 0 {
+			exit(0)
+		}
+	}
+}
 
 // readPlan reads the plan memfd whole.
 func readPlan() ([]byte, syscall.Errno) {
