@@ -87,9 +87,11 @@ func (s *Server) Status(_ context.Context, req *criv1.StatusRequest) (*criv1.Sta
 		network.Status, network.Reason, network.Message = false, "NetworkPluginNotReady", err.Error()
 	}
 	resp := &criv1.StatusResponse{
-		Status:          &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{ready, network}},
-		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
-		Features:        &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{ready, network}},
+		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{
+			RecursiveReadOnlyMounts: true, UserNamespaces: s.cfg.Manager.UserNamespaces(),
+		}}},
+		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}
 	if req.GetVerbose() {
 		raw, err := json.Marshal(s.cfg.Info())

@@ -219,17 +219,17 @@ func reaperPIDPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) 
 func (m *containerManager) checkMounts(ctx context.Context, op *Operation, s *sandbox, config *criv1.ContainerConfig) error {
 	for i, mount := range config.GetMounts() {
 		op.on(Wait{For: WaitMount, Name: mount.GetHostPath()})
-		if err := m.checkMount(ctx, s, mount); err != nil {
+		if err := checkMount(ctx, m.cfg, s, mount); err != nil {
 			return fmt.Errorf("config.mounts[%d].host_path %q: %w", i, mount.GetHostPath(), err)
 		}
 	}
 	return nil
 }
 
-func (m *containerManager) checkMount(ctx context.Context, s *sandbox, mount *criv1.Mount) error {
+func checkMount(ctx context.Context, cfg Config, s *sandbox, mount *criv1.Mount) error {
 	source := hostSource(mount.GetHostPath())
 	uids, gids := idMaps(mount.GetUidMappings()), idMaps(mount.GetGidMappings())
-	userNS, err := m.mappingOf(ctx, s, namespace.UserMap{UIDs: uids, GIDs: gids})
+	userNS, err := mappingOf(ctx, cfg.Namespaces, s, namespace.UserMap{UIDs: uids, GIDs: gids})
 	if err != nil {
 		return err
 	}
@@ -237,7 +237,7 @@ func (m *containerManager) checkMount(ctx context.Context, s *sandbox, mount *cr
 		defer userNS.Close()
 		source.UserNS = userNS
 	}
-	tree, err := m.cfg.Mounts.OpenBind(ctx, source)
+	tree, err := cfg.Mounts.OpenBind(ctx, source)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, mounts.ErrNotSupported) {
 		return kindf(ErrInvalid, "%w", err)
 	}

@@ -158,7 +158,7 @@ func (m *containerManager) rootSource(s *sandbox, c *container, layers []string)
 	if err := os.Mkdir(work, 0o711); err != nil {
 		return nil, fmt.Errorf("make work directory: %w", err)
 	}
-	ids, err := m.idMap(s)
+	ids, err := idMap(m.cfg.Namespaces, s)
 	if err != nil {
 		return nil, err
 	}

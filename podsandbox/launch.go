@@ -134,7 +134,7 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 
 func (m *core) openBind(ctx context.Context, req launchRequest, index int, bind spec.Bind) (*os.File, error) {
 	source := bindSource(bind)
-	userNS, err := m.mappingOf(ctx, req.sandbox, namespace.UserMap{UIDs: ociMaps(bind.UIDs), GIDs: ociMaps(bind.GIDs)})
+	userNS, err := mappingOf(ctx, m.cfg.Namespaces, req.sandbox, namespace.UserMap{UIDs: ociMaps(bind.UIDs), GIDs: ociMaps(bind.GIDs)})
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
 	}

@@ -20,6 +20,9 @@ import (
 // layers, the writable layer and volumes belong to the ids that they would have without one, and are shifted by the
 // mounts through which the container sees them.
 
+// UserNamespaces says whether sandboxes can have user namespaces of their own here.
+func (m *Manager) UserNamespaces() bool { return m.cfg.Node.UserNamespaces }
+
 // userMap is a sandbox's mapping in the words of the package that makes it; nil for the host's.
 func userMap(user *spec.UserMapping) *namespace.UserMap {
 	if user == nil {
@@ -53,12 +56,12 @@ func outside(config *criv1.PodSandboxConfig, uid, gid uint32) (int, int) {
 }
 
 // idMap is the mapping of a sandbox's root file systems, nil without one. The file is the caller's.
-func (m *core) idMap(s *sandbox) (*mounts.IDMap, error) {
+func idMap(pins *namespace.Pins, s *sandbox) (*mounts.IDMap, error) {
 	user := spec.SandboxUser(s.config)
 	if user == nil {
 		return nil, nil
 	}
-	f, err := m.cfg.Namespaces.Open(s.id, namespace.User)
+	f, err := pins.Open(s.id, namespace.User)
 	if err != nil {
 		return nil, err
 	}
@@ -69,16 +72,16 @@ func (m *core) idMap(s *sandbox) (*mounts.IDMap, error) {
 
 // mappingOf gives a user namespace with a mount's mapping: mostly it is the sandbox's own. Nil, without an error, is for
 // a mount without one. The file is the caller's.
-func (m *core) mappingOf(ctx context.Context, s *sandbox, want namespace.UserMap) (*os.File, error) {
+func mappingOf(ctx context.Context, pins *namespace.Pins, s *sandbox, want namespace.UserMap) (*os.File, error) {
 	if len(want.UIDs)+len(want.GIDs) == 0 {
 		return nil, nil
 	}
 	if s != nil {
 		if own := userMap(spec.SandboxUser(s.config)); own != nil && slices.Equal(own.UIDs, want.UIDs) && slices.Equal(own.GIDs, want.GIDs) {
-			return m.cfg.Namespaces.Open(s.id, namespace.User)
+			return pins.Open(s.id, namespace.User)
 		}
 	}
-	f, err := m.cfg.Namespaces.UserNamespace(ctx, want)
+	f, err := pins.UserNamespace(ctx, want)
 	if err != nil {
 		return nil, namespaceError(fmt.Errorf("make a user namespace of the mount's mapping: %w", err))
 	}

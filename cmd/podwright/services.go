@@ -29,7 +29,6 @@ import (
 	"github.com/podwright/podwright/runtime/image"
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/mounts"
-	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/seccomp"
 	"github.com/podwright/podwright/seccompprofiles"
 )
@@ -132,7 +131,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if s.cgroups, err = cgroup.New(cgroup.Config{Root: s.cfg.Cgroup.Root}); err != nil {
 		return nil, err
 	}
-	pins, err := namespace.New(namespace.Config{NetnsDir: s.cfg.Network.NetnsDir, RunDir: filepath.Join(s.cfg.RunDir, "ns")})
+	pins, err := openPins(s.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -159,6 +158,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	node.UserNamespaces = probeUserNamespaces(s.cfg.StateDir, pins, opener)
 	boot, err := bootID()
 	if err != nil {
 		return nil, err

@@ -27,11 +27,12 @@ func reaperCode() unsafe.Pointer
 // capability, no descriptor, and a root directory with nothing in it but its program: /proc/1/root must not lead
 // to the keeper's mounts.
 func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
-	program, mount, errno := r.reaperFile()
-	if errno != 0 {
+	// First of all: in a user namespace nothing may be mounted, not even detached, in a mount namespace of somebody else's.
+	if _, errno := call(syscall.SYS_UNSHARE, syscall.CLONE_NEWNS); errno != 0 {
 		return "", errno
 	}
-	if _, errno = call(syscall.SYS_UNSHARE, syscall.CLONE_NEWNS); errno != 0 {
+	program, mount, errno := r.reaperFile()
+	if errno != 0 {
 		return "", errno
 	}
 	if path, errno := r.attach(mount); errno != 0 {
