@@ -193,7 +193,9 @@ func (s *services) openSessions() error {
 func (s *services) register(server *grpc.Server) error {
 	edge, err := cri.New(cri.Config{
 		Manager: s.manager, Images: s.images, Network: s.network, Sessions: s.sessions, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
-		Info: func() any { return statusInfo{Config: s.cfg, Cgroup: s.cgroups.Version()} },
+		Info: func() any {
+			return statusInfo{StateDir: filepath.Join(s.cfg.StateDir, "containers"), Config: s.cfg, Cgroup: s.cgroups.Version()}
+		},
 	})
 	if err != nil {
 		return err
@@ -215,6 +217,7 @@ func (s *services) sources() telemetry.Sources {
 // statusInfo is verbose Status's "config"; kubeadm reads sandboxImage there, and podwright has none.
 type statusInfo struct {
 	SandboxImage string        `json:"sandboxImage"`
+	StateDir     string        `json:"stateDir"` // of writable layers; critest looks there whether the file system maps ids
 	Cgroup       int           `json:"cgroupVersion"`
 	Config       config.Config `json:"config"`
 }
