@@ -123,7 +123,7 @@ func TestUserNamespaceRunsUsersTerminalsAndExits(t *testing.T) {
 	}
 }
 
-func TestUserNamespaceOutlivesDaemonAndKeeper(t *testing.T) {
+func TestUserNamespaceOutlivesTheDaemon(t *testing.T) {
 	n := onNode(t)
 	p := n.pod(t, ownUser)
 	c := p.sleeper(nil)
