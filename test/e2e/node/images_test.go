@@ -263,6 +263,8 @@ var implemented = []string{
 	"Version", "Status", "RuntimeConfig", "UpdateRuntimeConfig", "RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus",
 	"ListPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus", "ExecSync",
 	"PullImage", "ImageStatus", "ListImages", "RemoveImage", "ImageFsInfo",
+	"Exec", "PortForward", "GetContainerEvents", "StreamPodSandboxes", "StreamContainers", "StreamImages",
+	"UpdateContainerResources", "UpdatePodSandboxResources",
 }
 
 func TestOtherCallsAreUnimplemented(t *testing.T) {
