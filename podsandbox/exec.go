@@ -50,7 +50,7 @@ type execTemplate struct {
 	launchable spec.Launchable
 	plan       launch.Plan
 	resources  []byte // of the record it was made from: an update makes another one
-	uid, gid   int    // the workload's
+	uid, gid   int    // the workload's, as the node knows it
 }
 
 // with gives a launch of args; the template's lists are shared and never written.
@@ -205,8 +205,12 @@ func (m *execManager) execTemplate(c *container, terminal bool) (*execTemplate, 
 	if err != nil {
 		return nil, invalidSpec(err)
 	}
-	user := ociSpec.Process.User
-	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan, resources: resources, uid: int(user.UID), gid: int(user.GID)}
+	s, err := m.sandboxes.find("sandbox", c.record().SandboxID)
+	if err != nil {
+		return nil, err
+	}
+	t := &execTemplate{launchable: *launchable, plan: *launchable.Plan, resources: resources}
+	t.uid, t.gid = outside(s.config, ociSpec.Process.User.UID, ociSpec.Process.User.GID)
 	kept.Store(t)
 	return t, nil
 }

@@ -86,18 +86,7 @@ func (m *IDMap) become() error {
 		}
 	}
 	// Leaving uid 0 took the capabilities over files out of effect.
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
-	}
-	for i := range sets {
-		sets[i].Effective = sets[i].Permitted
-	}
-	if err := unix.Capset(&header, &sets[0]); err != nil {
-		return fmt.Errorf("capset: %w", err)
-	}
-	return nil
+	return sys.RaiseCapabilities()
 }
 
 // mappedTree is a detached, mapped mount of a layer's directory.

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // IDMap is one line of a uid_map or gid_map: Length ids from Inside on in the
@@ -156,18 +158,7 @@ func becomeOwner(users *UserMap) error {
 		return fmt.Errorf("setresuid %d: %w", uid, errno)
 	}
 	// The change of user took the capabilities out of effect, and settings of interfaces ask for one of their own.
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if err := unix.Capget(&header, &sets[0]); err != nil {
-		return fmt.Errorf("capget: %w", err)
-	}
-	for i := range sets {
-		sets[i].Effective = sets[i].Permitted
-	}
-	if err := unix.Capset(&header, &sets[0]); err != nil {
-		return fmt.Errorf("capset: %w", err)
-	}
-	return nil
+	return sys.RaiseCapabilities()
 }
 
 // holder is the process around which namespaces are made. It does nothing, holds

@@ -123,6 +123,17 @@ func TestUserNamespaceRunsUsersTerminalsAndExits(t *testing.T) {
 	}
 }
 
+// A command's streams belong to the pod's user as the container's own do, so that it may open them again by name.
+func TestUserNamespaceCommandsReopenTheirOutput(t *testing.T) {
+	p := onNode(t).pod(t, ownUser)
+	for _, uid := range []int64{0, 1000} {
+		c := p.sleeper(func(c *criv1.ContainerConfig) { c.Linux.SecurityContext.RunAsUser = &criv1.Int64Value{Value: uid} })
+		if got := c.exec("sh", "-c", "echo again >/dev/stdout"); got != "again\n" {
+			t.Errorf("as %d: got %q", uid, got)
+		}
+	}
+}
+
 func TestUserNamespaceOutlivesTheDaemon(t *testing.T) {
 	n := onNode(t)
 	p := n.pod(t, ownUser)
