@@ -41,6 +41,14 @@ func (s *Server) RemoveContainer(ctx context.Context, req *criv1.RemoveContainer
 	return &criv1.RemoveContainerResponse{}, nil
 }
 
+// ReopenContainerLog makes the output go on in a new file at the log path, after the kubelet renamed the old one (B38).
+func (s *Server) ReopenContainerLog(ctx context.Context, req *criv1.ReopenContainerLogRequest) (*criv1.ReopenContainerLogResponse, error) {
+	if err := s.cfg.Manager.ReopenLog(ctx, req.GetContainerId()); err != nil {
+		return nil, toStatus(err)
+	}
+	return &criv1.ReopenContainerLogResponse{}, nil
+}
+
 // ListContainers answers from memory; the parts of a filter are joined by AND.
 func (s *Server) ListContainers(_ context.Context, req *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
 	return withEntries(&criv1.ListContainersResponse{}, s.cfg.Manager.ListContainers(req.GetFilter())), nil

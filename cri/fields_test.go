@@ -20,7 +20,7 @@ var calls = []string{
 	"RuntimeService.ListPodSandbox", "RuntimeService.CreateContainer", "RuntimeService.StartContainer", "RuntimeService.StopContainer",
 	"RuntimeService.RemoveContainer", "RuntimeService.ListContainers", "RuntimeService.ContainerStatus", "RuntimeService.ExecSync",
 	"RuntimeService.UpdateContainerResources", "RuntimeService.UpdatePodSandboxResources",
-	"RuntimeService.Exec", "RuntimeService.PortForward",
+	"RuntimeService.ReopenContainerLog", "RuntimeService.Exec", "RuntimeService.PortForward",
 	"RuntimeService.GetContainerEvents", "RuntimeService.StreamPodSandboxes", "RuntimeService.StreamContainers", "ImageService.StreamImages",
 	"ImageService.PullImage", "ImageService.ImageStatus", "ImageService.ListImages", "ImageService.RemoveImage", "ImageService.ImageFsInfo",
 }
@@ -71,6 +71,7 @@ var requestFields = map[string]string{
 	"ExecSyncRequest.container_id":                                      "handled",
 	"ExecSyncRequest.cmd":                                               "handled",
 	"ExecSyncRequest.timeout":                                           "handled",
+	"ReopenContainerLogRequest.container_id":                            "handled",
 	"ExecRequest.container_id":                                          "handled", "ExecRequest.cmd": "handled", "ExecRequest.tty": "handled",
 	"ExecRequest.stdin": "handled", "ExecRequest.stdout": "handled", "ExecRequest.stderr": "handled",
 	"PortForwardRequest.pod_sandbox_id": "handled", "PortForwardRequest.port": "handled",

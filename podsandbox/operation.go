@@ -38,6 +38,7 @@ const (
 	kindStopContainer   = "stop container"
 	kindRemoveContainer = "remove container"
 	kindUpdateContainer = "update container"
+	kindReopenLog       = "reopen log"
 	kindExec            = "exec"
 	kindExecSession     = "exec session"
 )
@@ -46,7 +47,7 @@ const (
 func OperationKinds() []string {
 	return []string{
 		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer,
-		kindUpdateContainer, kindExec, kindExecSession,
+		kindUpdateContainer, kindReopenLog, kindExec, kindExecSession,
 	}
 }
 

@@ -110,24 +110,43 @@ func openLog(logDir, logPath string) (*os.File, error) {
 			return nil, fmt.Errorf("log_path %q in %s: %w", logPath, logDir, err)
 		}
 	}
-	fd, err := unix.Openat2(int(dir.Fd()), logPath, &unix.OpenHow{
-		Flags: unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NONBLOCK, Mode: 0o640,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	file, err := openLogFile(int(dir.Fd()), logPath, unix.O_CREAT)
+	if err != nil {
+		return nil, fmt.Errorf("log %q in %s: %w", logPath, logDir, err)
+	}
+	return file, nil
+}
+
+// resolveLog is how a path below the log directory is resolved.
+const resolveLog = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+
+// openLogFile opens path below dir for appending.
+func openLogFile(dir int, path string, more uint64) (*os.File, error) {
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+		Flags: unix.O_WRONLY | unix.O_APPEND | unix.O_CLOEXEC | unix.O_NONBLOCK | more, Mode: logMode(more), Resolve: resolveLog,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open log %q in %s: %w", logPath, logDir, err)
+		return nil, fmt.Errorf("open: %w", err)
 	}
 	// O_NONBLOCK kept a FIFO without a reader from hanging the open; only a regular file is a log.
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		unix.Close(fd)
-		return nil, kindf(ErrInvalid, "log %q in %s is no regular file", logPath, logDir)
+		return nil, kindf(ErrInvalid, "it is no regular file")
 	}
 	if err := unix.SetNonblock(fd, false); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("open log %q in %s: %w", logPath, logDir, err)
+		return nil, fmt.Errorf("open: %w", err)
 	}
-	return os.NewFile(uintptr(fd), filepath.Join(logDir, logPath)), nil
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// logMode is 0 where no file is made: openat2(2) takes no other then.
+func logMode(flags uint64) uint64 {
+	if flags&unix.O_CREAT == 0 {
+		return 0
+	}
+	return 0o640
 }
 
 // makeBeneath makes the directories of path below dir, following no link.
