@@ -204,15 +204,20 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 		Volumes: map[string]string{},
 	}
 	if rec.ReaperPID != 0 {
-		in.Sandbox.PIDPath = reaperPIDPath(rec.ReaperPID)
+		in.Sandbox.PIDPath = pidPath(rec.ReaperPID)
+	}
+	if spec.TargetID(c.config) != "" {
+		target, err := joinedBy(m.core, s, c.config)
+		if err != nil {
+			return spec.ContainerInput{}, err
+		}
+		in.TargetPath = pidPath(target.PID)
 	}
 	for i, volume := range volumes {
 		in.Volumes[volume] = filepath.Join(m.stateDir(c.id), "volumes", strconv.Itoa(i))
 	}
 	return in, nil
 }
-
-func reaperPIDPath(pid int) string { return fmt.Sprintf("/proc/%d/ns/pid", pid) }
 
 // checkMounts refuses a container whose mount sources are missing now, or cannot be mapped as asked, when there is
 // nobody to clean up after. A source that hangs ends with ctx and holds nothing but itself.

@@ -99,6 +99,10 @@ func (m *containerManager) startContainer(ctx context.Context, op *Operation, c 
 // startProcess makes what only a running container has, and launches it.
 func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *sandbox, c *container) (wire.Process, error) {
 	op.at("compile plan")
+	namespace, err := joinedBy(m.core, s, c.config)
+	if err != nil {
+		return wire.Process{}, err
+	}
 	ociSpec, err := m.recordedSpec(c.id)
 	if err != nil {
 		return wire.Process{}, err
@@ -131,7 +135,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	}
 	process, err := m.launch(ctx, launchRequest{
 		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root, sandbox: s,
-		reaper: wire.Process{PID: s.record().ReaperPID, StartTime: s.record().ReaperStartTime},
+		joined: namespace,
 	})
 	if err != nil {
 		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)

@@ -3,6 +3,7 @@ package podsandbox
 import (
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +15,9 @@ func TestParseMemberReadsHostileNames(t *testing.T) {
 	want := member{pid: 42, parent: 7, session: 11, start: 12345, state: 'S'}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if leaving, err := parseMember(strings.Replace(line, "4194560", "4194564", 1)); err != nil || !leaving.exiting {
+		t.Errorf("with PF_EXITING: got %+v, %v, want it exiting", leaving, err)
 	}
 	for _, bad := range []string{"", "42", "42 (x", "42 (x) S 1", "x (y) S a b c d e f g h i j k l m n o p q r s t"} {
 		if p, err := parseMember(bad); err == nil {

@@ -120,7 +120,7 @@ func (m *containerManager) exitReason(c *container, exit wire.Exit) (reason, mes
 	if own := events.Kills - min(events.Kills, rec.CommandOOMKills); oomEnd(exit.Code, own, asked, killed) {
 		return oomReason, oomMessage(m.core, c, exit, events)
 	}
-	return "Error", ""
+	return "Error", endOfTarget(m.core, c, exit, asked || killed)
 }
 
 // deliverEarlyExit handles an exit that came before the container was recorded as running.

@@ -27,7 +27,24 @@ type launchRequest struct {
 	streams    *streams
 	root       *mounts.OverlaySource // the root of a container
 	sandbox    *sandbox              // of a container
-	reaper     wire.Process          // the PID 1 whose namespace is joined; PID 0 without one
+	joined     joined
+}
+
+// joined is a process whose PID namespace is joined by way of its pid; PID 0 without one.
+type joined struct {
+	wire.Process
+	name string // for errors
+}
+
+// gone says whether it ended, as an error because of cause, which may be nil. Without a process it never is.
+func (j joined) gone(cause error) error {
+	switch {
+	case j.PID == 0 || sameProcess(j.Process):
+		return nil
+	case cause == nil:
+		return kindf(ErrPrecondition, "%s is gone", j.name)
+	}
+	return kindf(ErrPrecondition, "%s is gone: %w", j.name, cause)
 }
 
 // launch opens what the plan needs, in the plan's order, and hands it to the keeper in one request. It returns
@@ -53,9 +70,9 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
 		return keeper.Process{}, err
 	}
-	if req.reaper.PID != 0 && !sameProcess(req.reaper) {
-		// What was opened by its pid may be the namespace of whoever has the pid now, the host's even.
-		return keeper.Process{}, kindf(ErrPrecondition, "the sandbox's PID 1 is gone")
+	// What was opened by its pid may be the namespace of whoever has the pid now, the host's even.
+	if err := req.joined.gone(nil); err != nil {
+		return keeper.Process{}, err
 	}
 	request := keeper.Launch{
 		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,
@@ -69,6 +86,10 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
 	if err != nil {
+		// In a PID namespace that ended nothing can be cloned (ENOMEM), which explains nothing.
+		if gone := req.joined.gone(err); gone != nil {
+			return keeper.Process{}, gone
+		}
 		return keeper.Process{}, launchError(err)
 	}
 	return process, nil

@@ -128,6 +128,10 @@ func namespacesOf(in *ContainerInput) ([]specs.LinuxNamespace, error) {
 	if err != nil {
 		return nil, err
 	}
+	pidPath := in.Sandbox.PIDPath
+	if pid == PIDTarget {
+		pidPath = in.TargetPath
+	}
 	var list []specs.LinuxNamespace
 	user := SandboxUser(in.Sandbox.Config) != nil
 	for _, ns := range []struct {
@@ -136,7 +140,7 @@ func namespacesOf(in *ContainerInput) ([]specs.LinuxNamespace, error) {
 		path string
 	}{
 		{specs.UserNamespace, user, in.Sandbox.UserPath}, {specs.NetworkNamespace, of.Net, in.Sandbox.NetPath}, {specs.IPCNamespace, of.IPC, in.Sandbox.IPCPath},
-		{specs.UTSNamespace, of.UTS, in.Sandbox.UTSPath}, {specs.PIDNamespace, pid == PIDShared, in.Sandbox.PIDPath},
+		{specs.UTSNamespace, of.UTS, in.Sandbox.UTSPath}, {specs.PIDNamespace, pid == PIDShared || pid == PIDTarget, pidPath},
 	} {
 		if !ns.own {
 			continue

@@ -80,10 +80,9 @@ func Fields() []Field {
 
 // securityFields are the rows both security contexts have.
 func securityFields(prefix string) []Field {
-	return append(handled(prefix, "namespace_options.network namespace_options.pid namespace_options.ipc",
+	return handled(prefix, "namespace_options.network namespace_options.pid namespace_options.ipc namespace_options.target_id",
 		"namespace_options.userns_options.mode", idMapping("namespace_options.userns_options.uids"), idMapping("namespace_options.userns_options.gids"),
-		"selinux_options.user selinux_options.role selinux_options.type selinux_options.level"),
-		Field{prefix + "namespace_options.target_id", Refused, "PID namespaces of other containers are not supported yet"})
+		"selinux_options.user selinux_options.role selinux_options.type selinux_options.level")
 }
 
 // idMapping are the fields of a mapping of ids.

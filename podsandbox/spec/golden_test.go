@@ -90,6 +90,9 @@ func (g *goldenInput) containerInput(container *criv1.ContainerConfig, sandbox *
 	if SandboxUser(sandbox) != nil {
 		in.Sandbox.UserPath = dir + "/user"
 	}
+	if TargetID(container) != "" {
+		in.TargetPath = "/proc/777/ns/pid"
+	}
 	if of.PID == PIDShared {
 		in.Sandbox.PIDPath = "/proc/4242/ns/pid"
 	}

@@ -54,6 +54,7 @@ type ContainerInput struct {
 	CgroupsPath string              // the container's group, in the driver's own syntax
 	Volumes     map[string]string   // VOLUME of the image -> host directory, see ImageVolumes
 	Devices     []Device            // those of Config.Devices, directories expanded; with privileged all of the host's too
+	TargetPath  string              // with a TargetID: the file of that container's PID namespace
 	Seccomp     *specs.LinuxSeccomp // the profile as it will be compiled; nil is unconfined. Ignored when privileged
 }
 
@@ -86,11 +87,12 @@ type Device struct {
 // PIDMode says whose processes a sandbox's containers see by default.
 type PIDMode int
 
-// The three ways; TARGET is refused until it is built.
+// The three ways of a sandbox, and one that only a container can ask for.
 const (
 	PIDPrivate PIDMode = iota // each container its own
 	PIDShared                 // one of the sandbox's, which needs a reaper
 	PIDHost
+	PIDTarget // that of another container of the sandbox
 )
 
 // Namespaces says which namespaces a sandbox has of its own.

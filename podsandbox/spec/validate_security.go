@@ -9,11 +9,20 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const contextField = "linux.security_context."
+const (
+	contextField = "linux.security_context."
+	pidField     = contextField + "namespace_options.pid"
+	targetField  = contextField + "namespace_options.target_id"
+)
 
 func checkSandboxSecurity(security *criv1.LinuxSandboxSecurityContext, node Node) error {
 	if err := checkNamespaceOptions(security.GetNamespaceOptions(), node); err != nil {
 		return err
+	}
+	if options := security.GetNamespaceOptions(); options.GetPid() == criv1.NamespaceMode_TARGET {
+		return invalid(pidField, options.GetPid().String(), "want POD, CONTAINER or NODE: only a container can have another's")
+	} else if options.GetTargetId() != "" {
+		return invalid(targetField, options.GetTargetId(), "only a container can have a target")
 	}
 	if err := checkSELinux(security.GetSelinuxOptions(), node); err != nil {
 		return err
@@ -76,9 +85,6 @@ func checkNamespaceOptions(options *criv1.NamespaceOption, node Node) error {
 			return invalid(contextField+"namespace_options."+f.field, f.mode.String(), "want POD or NODE")
 		}
 	}
-	if mode := options.GetPid(); mode == criv1.NamespaceMode_TARGET {
-		return invalid(contextField+"namespace_options.pid", mode.String(), "PID namespaces of other containers are not supported yet")
-	}
 	return checkUserns(options, node)
 }
 
@@ -98,16 +104,26 @@ func containerPID(options *criv1.NamespaceOption, sandbox *criv1.PodSandboxConfi
 	if options == nil {
 		return of.PID, nil
 	}
-	const field = contextField + "namespace_options.pid"
 	switch mode := options.GetPid(); {
+	case mode == criv1.NamespaceMode_TARGET && options.GetTargetId() == "":
+		return 0, invalid(targetField, "", "missing: pid is TARGET")
+	case mode == criv1.NamespaceMode_TARGET:
+		return PIDTarget, nil
+	case options.GetTargetId() != "":
+		return 0, invalid(targetField, options.GetTargetId(), "needs pid TARGET")
 	case mode == criv1.NamespaceMode_CONTAINER:
 		return PIDPrivate, nil
 	case mode == criv1.NamespaceMode_NODE && of.PID != PIDHost:
-		return 0, invalid(field, mode.String(), "the sandbox has no access to the node's processes")
+		return 0, invalid(pidField, mode.String(), "the sandbox has no access to the node's processes")
 	case mode == criv1.NamespaceMode_POD && of.PID == PIDPrivate:
-		return 0, invalid(field, mode.String(), "the sandbox has no PID namespace its containers share")
+		return 0, invalid(pidField, mode.String(), "the sandbox has no PID namespace its containers share")
 	}
 	return of.PID, nil
+}
+
+// TargetID is the container whose PID namespace a valid configuration asks for, "" for none.
+func TargetID(config *criv1.ContainerConfig) string {
+	return config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId()
 }
 
 func checkSELinux(options *criv1.SELinuxOption, node Node) error {

@@ -55,6 +55,9 @@ func TestSandboxesThatAreRefused(t *testing.T) {
 		{"PID of another container", "linux.security_context.namespace_options.pid", func(c *criv1.PodSandboxConfig) {
 			c.Linux.SecurityContext.NamespaceOptions.Pid = criv1.NamespaceMode_TARGET
 		}},
+		{"target", "linux.security_context.namespace_options.target_id", func(c *criv1.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions.TargetId = "7a46"
+		}},
 		{"group without user", "linux.security_context.run_as_group", func(c *criv1.PodSandboxConfig) {
 			c.Linux.SecurityContext.RunAsGroup = &criv1.Int64Value{Value: 1}
 		}},
@@ -134,6 +137,15 @@ func TestContainersThatAreRefused(t *testing.T) {
 		}},
 		{"shared processes where none are", sc + "namespace_options.pid", func(c *criv1.ContainerConfig) {
 			security(c).NamespaceOptions = &criv1.NamespaceOption{}
+		}},
+		{"processes of nobody", sc + "namespace_options.target_id", func(c *criv1.ContainerConfig) {
+			security(c).NamespaceOptions = &criv1.NamespaceOption{Pid: criv1.NamespaceMode_TARGET}
+		}},
+		{"target of its own processes", sc + "namespace_options.target_id", func(c *criv1.ContainerConfig) {
+			security(c).NamespaceOptions = &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER, TargetId: "7a46"}
+		}},
+		{"network of another container", sc + "namespace_options.network", func(c *criv1.ContainerConfig) {
+			security(c).NamespaceOptions = &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER, Network: criv1.NamespaceMode_TARGET, TargetId: "7a46"}
 		}},
 		{"group without user", sc + "run_as_group", func(c *criv1.ContainerConfig) { security(c).RunAsGroup = &criv1.Int64Value{Value: 1} }},
 		{"user by id and name", sc + "run_as_username", func(c *criv1.ContainerConfig) {

@@ -209,14 +209,15 @@ func TestContradictorySecurityIsRefused(t *testing.T) {
 		"the node's IPC":                     {change: namespaces(func(o *criv1.NamespaceOption) { o.Ipc = criv1.NamespaceMode_NODE }), words: []string{"namespace_options.ipc"}},
 		"another container's processes": {change: namespaces(func(o *criv1.NamespaceOption) {
 			o.Pid, o.TargetId = criv1.NamespaceMode_TARGET, "x"
-		}), words: []string{"namespace_options"}},
-		"unknown user name":      {change: func(c *criv1.ContainerConfig) { security(c).RunAsUsername = "mallory" }, words: []string{"mallory"}},
-		"user id out of range":   {change: func(c *criv1.ContainerConfig) { security(c).RunAsUser = &criv1.Int64Value{Value: 1 << 32} }, words: []string{"run_as_user", "4294967296"}},
-		"negative user id":       {change: func(c *criv1.ContainerConfig) { security(c).RunAsUser = &criv1.Int64Value{Value: -1} }, words: []string{"run_as_user", "-1"}},
-		"group without a user":   {change: func(c *criv1.ContainerConfig) { security(c).RunAsGroup = &criv1.Int64Value{Value: 1} }, words: []string{"run_as_group"}},
-		"unknown capability":     {change: func(c *criv1.ContainerConfig) { security(c).Capabilities.AddCapabilities = []string{"SYS_MAGIC"} }, words: []string{"add_capabilities", "SYS_MAGIC"}},
-		"unknown enum of groups": {change: func(c *criv1.ContainerConfig) { security(c).SupplementalGroupsPolicy = 77 }, words: []string{"supplemental_groups_policy", "77"}},
-		"masked root":            {change: func(c *criv1.ContainerConfig) { security(c).MaskedPaths = []string{"/"} }, words: []string{"masked_paths"}},
+		}), code: codes.NotFound, words: []string{"namespace_options.target_id", "\"x\""}},
+		"processes of no container": {change: namespaces(func(o *criv1.NamespaceOption) { o.Pid = criv1.NamespaceMode_TARGET }), words: []string{"namespace_options.target_id", "missing"}},
+		"unknown user name":         {change: func(c *criv1.ContainerConfig) { security(c).RunAsUsername = "mallory" }, words: []string{"mallory"}},
+		"user id out of range":      {change: func(c *criv1.ContainerConfig) { security(c).RunAsUser = &criv1.Int64Value{Value: 1 << 32} }, words: []string{"run_as_user", "4294967296"}},
+		"negative user id":          {change: func(c *criv1.ContainerConfig) { security(c).RunAsUser = &criv1.Int64Value{Value: -1} }, words: []string{"run_as_user", "-1"}},
+		"group without a user":      {change: func(c *criv1.ContainerConfig) { security(c).RunAsGroup = &criv1.Int64Value{Value: 1} }, words: []string{"run_as_group"}},
+		"unknown capability":        {change: func(c *criv1.ContainerConfig) { security(c).Capabilities.AddCapabilities = []string{"SYS_MAGIC"} }, words: []string{"add_capabilities", "SYS_MAGIC"}},
+		"unknown enum of groups":    {change: func(c *criv1.ContainerConfig) { security(c).SupplementalGroupsPolicy = 77 }, words: []string{"supplemental_groups_policy", "77"}},
+		"masked root":               {change: func(c *criv1.ContainerConfig) { security(c).MaskedPaths = []string{"/"} }, words: []string{"masked_paths"}},
 		"seccomp without a path (CVE-2023-2431)": {change: func(c *criv1.ContainerConfig) {
 			security(c).Seccomp = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Localhost}
 		}, words: []string{"localhost_ref"}},
