@@ -41,7 +41,6 @@ func BenchmarkLifeCycle(b *testing.B) {
 			}
 			return err
 		}},
-		{"stats", func(path string) error { _, err := m.Stats(path); return err }},
 		{"oom", func(path string) error { _, err := m.OOM(path); return err }},
 		{"kill", func(path string) error { return m.Kill(ctx, path) }},
 		{"remove", func(path string) error { return m.Remove(ctx, path) }},
@@ -59,6 +58,35 @@ func BenchmarkLifeCycle(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkStatistics is what each container costs whenever somebody asks.
+func BenchmarkStatistics(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root to make cgroups")
+	}
+	m, err := New(Config{})
+	if err != nil {
+		b.Skip(err)
+	}
+	ctx, path := context.Background(), fmt.Sprintf("/podwright-test-%d-bench", os.Getpid())
+	if err := m.Create(ctx, path, nil); err != nil {
+		b.Fatal(err)
+	}
+	defer m.Remove(ctx, path)
+	for name, run := range map[string]func() error{
+		"usage":     func() error { _, err := m.Usage(path); return err },
+		"all":       func() error { _, err := m.Stats(path); return err },
+		"processes": func() error { _, err := m.Processes(path); return err },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for range b.N {
+				if err := run(); err != nil {
+					b.Fatal(err)
 				}
 			}
 		})

@@ -34,19 +34,19 @@ func TestSpinnerOverItsQuotaIsThrottled(t *testing.T) {
 	join(t, m, path, `exec `+os.Args[0], childRole+"=spin")
 	waitFor(t, "throttled ten times", func() bool {
 		s, err := m.Stats(path)
-		return err == nil && s.CPU.ThrottledPeriods >= 10
+		return err == nil && s.CPUTimes.ThrottledPeriods >= 10
 	})
 	s, err := m.Stats(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("%+v after %v", s.CPU, time.Since(begin))
-	if s.CPU.Throttled == 0 || s.CPU.Usage == 0 || s.CPU.Periods < s.CPU.ThrottledPeriods {
-		t.Errorf("counters make no sense: %+v", s.CPU)
+	t.Logf("%+v, %+v after %v", s.CPU, s.CPUTimes, time.Since(begin))
+	if times := s.CPUTimes; times.Throttled == 0 || s.CPU.Time == 0 || times.User == 0 || times.User+times.System > s.CPU.Time+20*time.Millisecond || times.Periods < times.ThrottledPeriods {
+		t.Errorf("counters make no sense: %+v, %+v", s.CPU, times)
 	}
 	// A tenth of a CPU, with room for slices that the kernel hands out ahead.
-	if most := time.Since(begin)/5 + 50*time.Millisecond; s.CPU.Usage > most {
-		t.Errorf("used %v of CPU, at most %v were allowed", s.CPU.Usage, most)
+	if most := time.Since(begin)/5 + 50*time.Millisecond; s.CPU.Time > most {
+		t.Errorf("used %v of CPU, at most %v were allowed", s.CPU.Time, most)
 	}
 }
 
@@ -81,7 +81,7 @@ func TestAllocatorOverItsLimitIsKilled(t *testing.T) {
 		t.Errorf("the group above: %+v, %v; want kills below it only", above, err)
 	}
 	s, err := m.Stats(path + "/c")
-	if err != nil || s.Memory.LimitBytes != 48<<20 || s.Memory.PeakBytes < 40<<20 {
+	if err != nil || s.Memory.LimitBytes != 48<<20 || s.Detail.PeakBytes < 40<<20 || s.Detail.OOMKills == 0 {
 		t.Errorf("statistics %+v, %v", s, err)
 	}
 }

@@ -1,43 +1,84 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"golang.org/x/sys/unix"
 )
 
 // NoLimit is what a limit reads as when there is none.
 const NoLimit = math.MaxUint64
 
-// Stats is one look at a group. What the host has no controller for stays zero.
-type Stats struct {
-	CPU    CPUStats
-	Memory MemoryStats
-	Pids   PidsStats
+// Usage is what is asked of a group every few seconds: what it and all below it use.
+// What the host has no controller for stays zero.
+type Usage struct {
+	CPU    CPUUsage
+	Memory MemoryUsage
+	Swap   *SwapUsage // nil where the kernel does not account for swap
+	// IO is nil on v1, and where the kernel keeps no pressure; so are those of CPU and Memory.
+	IO *Pressure
 }
 
-// CPUStats are times since the group was made. Periods count only while a quota
-// is set.
-type CPUStats struct {
-	Usage            time.Duration
+// CPUUsage is of the time since the group was made.
+type CPUUsage struct {
+	Time     time.Duration
+	Pressure *Pressure
+}
+
+// MemoryUsage is in bytes, but for the faults. WorkingSet is Usage without file pages
+// that have not been used lately, which is what the kubelet evicts by.
+type MemoryUsage struct {
+	UsageBytes      uint64
+	WorkingSetBytes uint64
+	RSSBytes        uint64 // anonymous memory
+	LimitBytes      uint64 // the group's own; NoLimit if there is none
+	PageFaults      uint64
+	MajorPageFaults uint64
+	Pressure        *Pressure
+}
+
+// SwapUsage is in bytes of swap alone, on v1 too.
+type SwapUsage struct {
+	UsageBytes uint64
+	LimitBytes uint64 // NoLimit if there is none
+}
+
+// Stats is Usage and all else that metrics tell of a group.
+type Stats struct {
+	Usage
+	CPUTimes CPUTimes
+	Detail   MemoryDetail
+	Pids     PidsStats
+	Devices  []DeviceIO // one for each block device that was used
+}
+
+// CPUTimes are since the group was made. Periods count only while a quota is set.
+type CPUTimes struct {
+	User, System     time.Duration
 	Periods          uint64
 	ThrottledPeriods uint64
 	Throttled        time.Duration
 }
 
-// MemoryStats are in bytes. WorkingSet is Usage without file pages that have not
-// been used lately, which is what the kubelet evicts by.
-type MemoryStats struct {
-	UsageBytes      uint64
-	PeakBytes       uint64 // v2: 0 before Linux 5.19
-	LimitBytes      uint64 // NoLimit if there is none
-	WorkingSetBytes uint64
+// MemoryDetail is in bytes, but for what is counted.
+type MemoryDetail struct {
+	PeakBytes         uint64 // v2: 0 before Linux 5.19
+	CacheBytes        uint64
+	MappedFileBytes   uint64
+	ActiveFileBytes   uint64
+	InactiveFileBytes uint64
+	KernelBytes       uint64 // v2: 0 before Linux 5.18
+	// Of the group itself, without those below; v2 has only the sum.
+	OwnPageFaults, OwnMajorPageFaults uint64
+	LimitHits                         uint64 // v1: its failcnt
+	OOMKills                          uint64
 }
 
 // PidsStats count tasks.
@@ -46,19 +87,33 @@ type PidsStats struct {
 	Limit   uint64 // NoLimit if there is none
 }
 
-// Stats reads the group's counters. A group that is gone is an error that is
+// Usage reads what changes all the time. A group that is gone is an error that is
 // fs.ErrNotExist.
-func (m *Manager) Stats(path string) (*Stats, error) {
+func (m *Manager) Usage(path string) (*Usage, error) {
+	s, err := m.stats(path, false)
+	if err != nil {
+		return nil, err
+	}
+	return &s.Usage, nil
+}
+
+// Stats reads all there is, for about three times the price of Usage.
+func (m *Manager) Stats(path string) (*Stats, error) { return m.stats(path, true) }
+
+func (m *Manager) stats(path string, all bool) (*Stats, error) {
 	g, err := m.group(path)
 	if err != nil {
 		return nil, err
 	}
-	s := &Stats{}
+	s := &Stats{Usage: Usage{Memory: MemoryUsage{LimitBytes: NoLimit}}, Pids: PidsStats{Limit: NoLimit}}
 	r := reader{group: g}
 	if g.version == 2 {
-		r.statsV2(s)
+		r.usageV2(s, all)
 	} else {
-		r.statsV1(s)
+		r.usageV1(s, all)
+	}
+	if errors.Is(r.err, unix.ENODEV) { // removed between open and read
+		r.err = fmt.Errorf("%w: %w", fs.ErrNotExist, r.err)
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("statistics of cgroup: %w", r.err)
@@ -72,67 +127,118 @@ type reader struct {
 	err error
 }
 
-func (r *reader) statsV1(s *Stats) {
-	s.CPU.Usage = time.Duration(r.number("cpuacct", "cpuacct.usage"))
-	cpu := r.keyed("cpu", "cpu.stat")
-	s.CPU.Periods, s.CPU.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
-	s.CPU.Throttled = time.Duration(cpu["throttled_time"])
+func (r *reader) usageV1(s *Stats, all bool) {
+	s.CPU.Time = time.Duration(r.number("cpuacct", "cpuacct.usage"))
 	s.Memory.UsageBytes = r.number("memory", "memory.usage_in_bytes")
-	s.Memory.PeakBytes = r.number("memory", "memory.max_usage_in_bytes")
 	s.Memory.LimitBytes = r.limit("memory", "memory.limit_in_bytes")
-	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, r.keyed("memory", "memory.stat")["total_inactive_file"])
+	var swap, inactiveFile uint64
+	stat, _ := r.text("memory", "memory.stat")
+	pick(stat, map[string]*uint64{
+		"total_rss": &s.Memory.RSSBytes, "total_pgfault": &s.Memory.PageFaults, "total_pgmajfault": &s.Memory.MajorPageFaults,
+		"total_swap": &swap, "total_inactive_file": &inactiveFile,
+	})
+	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, inactiveFile)
+	if sum, ok := r.optional("memory", "memory.memsw.limit_in_bytes"); ok {
+		s.Swap = &SwapUsage{UsageBytes: swap, LimitBytes: NoLimit}
+		if limit := limitOf(sum); limit != NoLimit && s.Memory.LimitBytes != NoLimit {
+			s.Swap.LimitBytes = limit - min(limit, s.Memory.LimitBytes)
+		}
+	}
+	if all {
+		r.detailsV1(s, stat)
+	}
+}
+
+func (r *reader) detailsV1(s *Stats, stat string) {
+	times := r.keyed("cpuacct", "cpuacct.stat")
+	s.CPUTimes.User, s.CPUTimes.System = ticks(times["user"]), ticks(times["system"])
+	cpu := r.keyed("cpu", "cpu.stat")
+	s.CPUTimes.Periods, s.CPUTimes.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
+	s.CPUTimes.Throttled = time.Duration(cpu["throttled_time"])
+	d := &s.Detail
+	pick(stat, map[string]*uint64{
+		"total_cache": &d.CacheBytes, "total_mapped_file": &d.MappedFileBytes, "total_active_file": &d.ActiveFileBytes,
+		"total_inactive_file": &d.InactiveFileBytes, "pgfault": &d.OwnPageFaults, "pgmajfault": &d.OwnMajorPageFaults,
+	})
+	d.PeakBytes = r.number("memory", "memory.max_usage_in_bytes")
+	d.LimitHits = r.number("memory", "memory.failcnt")
+	d.OOMKills = r.keyed("memory", "memory.oom_control")["oom_kill"]
+	if kernel, ok := r.optional("memory", "memory.kmem.usage_in_bytes"); ok { // absent with cgroup.memory=nokmem
+		d.KernelBytes, _ = strconv.ParseUint(kernel, 10, 64)
+	}
 	s.Pids.Current = r.number("pids", "pids.current")
 	s.Pids.Limit = r.limit("pids", "pids.max")
+	// Absent without the throttling policy of blk-cgroup.
+	bytes, _ := r.optional("blkio", "blkio.throttle.io_service_bytes_recursive")
+	operations, _ := r.optional("blkio", "blkio.throttle.io_serviced_recursive")
+	s.Devices = parseBlkio(bytes, operations)
 }
 
-// statsV2 has containerd's library read the group. To the library an absent group
-// is an idle one, and a file with a single number that it can't read, for want of
-// a descriptor say, is a 0: nothing in use, or a limit of nothing. So a 0 is read
-// again here, to be confirmed or to give its error; a live container has none. The
-// peak alone may be 0, on kernels without it.
-func (r *reader) statsV2(s *Stats) {
-	which := cgroup2.StatCPU // cpu.stat is there without the controller
+func (r *reader) usageV2(s *Stats, all bool) {
+	var cpu cpuStatV2
+	cpu.read(r.core("cpu.stat")) // there without the controller
+	s.CPU.Time = micros(cpu.usage)
+	s.CPU.Pressure, s.IO = r.pressure("cpu.pressure"), r.pressure("io.pressure")
 	if r.has("memory") {
-		which |= cgroup2.StatMemory
+		s.Memory.UsageBytes = r.number("memory", "memory.current")
+		s.Memory.LimitBytes = r.limit("memory", "memory.max")
+		stat, _ := r.text("memory", "memory.stat")
+		inactiveFile := uint64(0)
+		pick(stat, map[string]*uint64{
+			"anon": &s.Memory.RSSBytes, "pgfault": &s.Memory.PageFaults, "pgmajfault": &s.Memory.MajorPageFaults, "inactive_file": &inactiveFile,
+		})
+		s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, inactiveFile)
+		s.Memory.Pressure = r.pressure("memory.pressure")
+		if used, ok := r.optional("memory", "memory.swap.current"); ok {
+			s.Swap = &SwapUsage{LimitBytes: r.limit("memory", "memory.swap.max")}
+			s.Swap.UsageBytes, _ = strconv.ParseUint(used, 10, 64)
+		}
+		if all {
+			r.memoryDetailV2(s, stat)
+		}
 	}
-	if r.has("pids") {
-		which |= cgroup2.StatPids
-	}
-	manager, err := cgroup2.Load(r.path, cgroup2.WithMountpoint(r.root))
-	if err != nil {
-		r.err = err
+	if !all {
 		return
 	}
-	got, err := manager.StatFiltered(which)
-	if err != nil {
-		r.err = err
-		return
-	}
-	s.CPU.Usage = time.Duration(got.CPU.UsageUsec) * time.Microsecond
-	s.CPU.Periods, s.CPU.ThrottledPeriods = got.CPU.NrPeriods, got.CPU.NrThrottled
-	s.CPU.Throttled = time.Duration(got.CPU.ThrottledUsec) * time.Microsecond
-	s.Memory.UsageBytes = confirm(got.Memory.GetUsage(), r.number, "memory", "memory.current")
-	s.Memory.LimitBytes = confirm(got.Memory.GetUsageLimit(), r.limit, "memory", "memory.max")
-	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, got.Memory.GetInactiveFile())
-	s.Memory.PeakBytes = got.Memory.GetMaxUsage()
-	s.Pids.Current = confirm(got.Pids.GetCurrent(), r.number, "pids", "pids.current")
-	s.Pids.Limit = confirm(got.Pids.GetLimit(), r.limit, "pids", "pids.max")
-	if err := unix.Access(r.unified(), unix.F_OK); err != nil && r.err == nil {
-		r.err = &fs.PathError{Op: "access", Path: r.unified(), Err: err}
+	s.CPUTimes = CPUTimes{User: micros(cpu.user), System: micros(cpu.system), Periods: cpu.periods, ThrottledPeriods: cpu.throttledPeriods, Throttled: micros(cpu.throttled)}
+	s.Pids.Current = r.number("pids", "pids.current")
+	s.Pids.Limit = r.limit("pids", "pids.max")
+	io, _ := r.optional("io", "io.stat")
+	s.Devices = parseIOStat(io)
+}
+
+func (r *reader) memoryDetailV2(s *Stats, stat string) {
+	d := &s.Detail
+	pick(stat, map[string]*uint64{
+		"file": &d.CacheBytes, "file_mapped": &d.MappedFileBytes, "active_file": &d.ActiveFileBytes, "inactive_file": &d.InactiveFileBytes, "kernel": &d.KernelBytes,
+	})
+	d.OwnPageFaults, d.OwnMajorPageFaults = s.Memory.PageFaults, s.Memory.MajorPageFaults
+	d.OOMKills = r.keyed("memory", "memory.events")["oom_kill"]
+	if peak, ok := r.optional("memory", "memory.peak"); ok {
+		d.PeakBytes, _ = strconv.ParseUint(peak, 10, 64)
 	}
 }
 
-// confirm is got, or if that is 0 what the file really says.
-func confirm(got uint64, read func(controller, file string) uint64, controller, file string) uint64 {
-	if got != 0 {
-		return got
-	}
-	return read(controller, file)
+// cpuStatV2 is what cpu.stat has of interest, in microseconds where it is time.
+type cpuStatV2 struct {
+	usage, user, system, periods, throttledPeriods, throttled uint64
+}
+
+func (c *cpuStatV2) read(text string) {
+	pick(text, map[string]*uint64{
+		"usage_usec": &c.usage, "user_usec": &c.user, "system_usec": &c.system,
+		"nr_periods": &c.periods, "nr_throttled": &c.throttledPeriods, "throttled_usec": &c.throttled,
+	})
 }
 
 func workingSet(usage, inactiveFile uint64) uint64 {
 	return usage - min(usage, inactiveFile)
 }
+
+func micros(n uint64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// ticks are of USER_HZ, which is 100 on every architecture that Go runs on.
+func ticks(n uint64) time.Duration { return time.Duration(n) * (time.Second / 100) }
 
 // text reads one file. A controller that the host lacks gives ok false and no error.
 func (r *reader) text(controller, file string) (text string, ok bool) {
@@ -142,6 +248,39 @@ func (r *reader) text(controller, file string) (text string, ok bool) {
 	dir, _ := r.dir(controller)
 	text, r.err = readTrimmed(filepath.Join(dir, file))
 	return text, r.err == nil
+}
+
+// optional is text of a file that not every kernel has, or that it may refuse to read.
+func (r *reader) optional(controller, file string) (string, bool) {
+	if r.err != nil {
+		return "", false
+	}
+	text, ok := r.text(controller, file)
+	if errors.Is(r.err, unix.ENOENT) || errors.Is(r.err, unix.EOPNOTSUPP) {
+		r.err = nil
+	}
+	return text, ok
+}
+
+// core reads a file that v2 has without any controller.
+func (r *reader) core(file string) (text string) {
+	if r.err == nil {
+		text, r.err = readTrimmed(filepath.Join(r.unified(), file))
+	}
+	return text
+}
+
+// pressure is nil where the kernel keeps none: built without, psi=0, or cgroup.pressure switched off.
+func (r *reader) pressure(file string) *Pressure {
+	if r.err != nil {
+		return nil
+	}
+	text := r.core(file)
+	if errors.Is(r.err, unix.ENOENT) || errors.Is(r.err, unix.EOPNOTSUPP) {
+		r.err = nil
+		return nil
+	}
+	return parsePressure(text)
 }
 
 func (r *reader) number(controller, file string) uint64 {
@@ -158,8 +297,15 @@ func (r *reader) number(controller, file string) uint64 {
 
 func (r *reader) limit(controller, file string) uint64 {
 	text, ok := r.text(controller, file)
-	if n := parseLimit(text); ok && n != math.MaxInt64 {
-		return uint64(n)
+	if !ok {
+		return NoLimit
+	}
+	return limitOf(text)
+}
+
+func limitOf(text string) uint64 {
+	if n := parseLimit(text); n != math.MaxInt64 {
+		return uint64(max(n, 0))
 	}
 	return NoLimit
 }
@@ -167,4 +313,17 @@ func (r *reader) limit(controller, file string) uint64 {
 func (r *reader) keyed(controller, file string) map[string]uint64 {
 	text, _ := r.text(controller, file)
 	return parseFlatKeyed(text)
+}
+
+// pick fills in what is wanted of a file of "key value" lines, of which memory.stat has dozens.
+func pick(text string, want map[string]*uint64) {
+	for line := range strings.Lines(text) {
+		key, number, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		if !ok {
+			continue
+		}
+		if to := want[key]; to != nil {
+			*to, _ = strconv.ParseUint(number, 10, 64)
+		}
+	}
 }

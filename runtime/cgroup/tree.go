@@ -50,9 +50,25 @@ func (m *Manager) Pids(path string) ([]int, error) {
 	return g.pids()
 }
 
-func (g group) pids() ([]int, error) {
+// Processes are those of Pids as one hierarchy knows them: enough to count, and a
+// ninth of the price on v1.
+func (m *Manager) Processes(path string) ([]int, error) {
+	g, err := m.group(path)
+	if err != nil {
+		return nil, err
+	}
+	dir := g.dirs(path)[0]
+	if pids, ok := g.dir("pids"); ok {
+		dir = pids
+	}
+	return listPids(func(fn func(dir string) error) error { return walkDirs(dir, fn) })
+}
+
+func (g group) pids() ([]int, error) { return listPids(g.eachDir) }
+
+func listPids(eachDir func(func(dir string) error) error) ([]int, error) {
 	var pids []int
-	err := g.eachDir(func(dir string) error {
+	err := eachDir(func(dir string) error {
 		text, err := sys.ReadKernelFile(filepath.Join(dir, "cgroup.procs"), listFile)
 		// EOPNOTSUPP: a threaded v2 group; its processes are listed at the top of the
 		// threaded subtree. ENODEV: removed between open and read.

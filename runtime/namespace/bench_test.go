@@ -45,3 +45,29 @@ func BenchmarkRun(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+func BenchmarkLinks(b *testing.B) {
+	p := newPins(b)
+	ctx := context.Background()
+	var ids []string
+	for i := range 100 {
+		id := fmt.Sprintf("bench%d", i)
+		if err := p.Create(ctx, id, Spec{Net: true}); err != nil {
+			b.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	for b.Loop() {
+		p.Links(ctx, ids, func(_ string, _ []Link, err error) {
+			if err != nil {
+				b.Fatal(err)
+			}
+		})
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(ids)), "µs/sandbox")
+	for _, id := range ids {
+		if err := p.Remove(ctx, id); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
