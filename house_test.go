@@ -41,7 +41,7 @@ var floors = []row{
 	{"cri", f3}, {"cri/streaming", f3}, {"cri/admin", f3}, {"cri/admin/v1", f0}, {"cri/telemetry", f3},
 	{"podsandbox", f2}, {"podsandbox/spec", f1}, {"podsandbox/isolation", f1}, {"podsandbox/record", f1}, {"podsandbox/podfiles", f1},
 	{"cni", f1},
-	{"runtime/image", f2}, {"runtime/namespace", f1}, {"runtime/cgroup", f1}, {"runtime/mounts", f1}, {"runtime/selinux", f1},
+	{"runtime/image", f2}, {"runtime/namespace", f1}, {"runtime/cgroup", f1}, {"runtime/mounts", f1}, {"runtime/diskuse", f1}, {"runtime/selinux", f1},
 	{"runtime/apparmor", f1}, {"runtime/seccomp", f1}, {"runtime/keeper", f1}, {"runtime/oci", f1},
 	{"runtime/launch", f0}, {"runtime/wire", f0}, {"runtime/sys", f0}, {"seccompprofiles", f0},
 	{"runtime/keeperd", special}, {"runtime/keeperd/internal/anchor", special}, {"runtime/keeperd/internal/crilog", special},

@@ -101,7 +101,8 @@ func (s *Server) RemoveImage(ctx context.Context, req *criv1.RemoveImageRequest)
 	return &criv1.RemoveImageResponse{}, nil
 }
 
-// ImageFsInfo says where images are and what they take; writable layers share that file system.
+// ImageFsInfo says where images are and what they take. Writable layers have an entry of their own only where they are on
+// another file system.
 func (s *Server) ImageFsInfo(ctx context.Context, _ *criv1.ImageFsInfoRequest) (*criv1.ImageFsInfoResponse, error) {
 	info, err := s.cfg.Images.FsInfo(ctx)
 	if err != nil {
@@ -114,7 +115,15 @@ func (s *Server) ImageFsInfo(ctx context.Context, _ *criv1.ImageFsInfoRequest) (
 			UsedBytes: &criv1.UInt64Value{Value: used}, InodesUsed: &criv1.UInt64Value{Value: inodes},
 		}
 	}
-	return &criv1.ImageFsInfoResponse{ImageFilesystems: []*criv1.FilesystemUsage{usage(info.UsedBytes, info.InodesUsed)}}, nil
+	resp := &criv1.ImageFsInfoResponse{ImageFilesystems: []*criv1.FilesystemUsage{usage(info.UsedBytes, info.InodesUsed)}}
+	layers, err := s.cfg.Manager.LayersFilesystem(info.Mountpoint)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	if layers != nil {
+		resp.ContainerFilesystems = append(resp.ContainerFilesystems, layers)
+	}
+	return resp, nil
 }
 
 // plainImageSpec refuses what an image cannot be asked for yet.

@@ -48,6 +48,7 @@ type Server struct {
 	unimplemented
 	listStreams
 	updates
+	statistics
 	cfg Config
 }
 
@@ -62,7 +63,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Sessions == nil || cfg.Version == "" || cfg.Info == nil {
 		return nil, errors.New("cri: manager, images, network, sessions, version and info are required")
 	}
-	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}}, nil
+	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}, statistics: statistics{cfg}}, nil
 }
 
 // Register puts both services on one gRPC server, as the kubelet expects them on one socket.

@@ -78,6 +78,7 @@ type Manager struct {
 	*execManager
 	*updateManager
 	*streamManager
+	*statsManager
 }
 
 // core is what the parts share: the configuration, the objects in memory and how they are recorded.
@@ -131,6 +132,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},
 		sandboxManager: &sandboxManager{core: shared, containerVerbs: containers}, updateManager: &updateManager{shared}, streamManager: &streamManager{shared},
+		statsManager: newStatsManager(shared),
 	}
 	for _, dir := range []string{m.stateDir(""), m.runDir("")} {
 		// A user of the host must not reach a set-user-ID file in a layer, or a log's FIFO, by its path (CVE-2021-41103).

@@ -265,6 +265,7 @@ var implemented = []string{
 	"PullImage", "ImageStatus", "ListImages", "RemoveImage", "ImageFsInfo",
 	"Exec", "PortForward", "GetContainerEvents", "StreamPodSandboxes", "StreamContainers", "StreamImages",
 	"UpdateContainerResources", "UpdatePodSandboxResources", "ReopenContainerLog",
+	"ContainerStats", "ListContainerStats", "StreamContainerStats", "PodSandboxStats", "ListPodSandboxStats", "StreamPodSandboxStats",
 }
 
 func TestOtherCallsAreUnimplemented(t *testing.T) {
@@ -288,7 +289,7 @@ func TestOtherCallsAreUnimplemented(t *testing.T) {
 			t.Run(name, func(t *testing.T) { wantError(t, err, codes.Unimplemented, name) })
 		}
 	}
-	if called < 10 {
+	if called < 3 {
 		t.Errorf("called %d methods: the clients have more", called)
 	}
 }
