@@ -69,13 +69,17 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 	if err != nil {
 		return "", fmt.Errorf("create container in sandbox %s: image %q: %w", s.id, config.GetImage().GetImage(), err)
 	}
+	imageMounts, err := findImageMounts(m.cfg.Images, config)
+	if err != nil {
+		return "", fmt.Errorf("create container in sandbox %s: %w", s.id, err)
+	}
 	raw, err := protojson.Marshal(config)
 	if err != nil {
 		return "", kindf(ErrInvalid, "encode container config: %w", err)
 	}
 	rec := &record.Container{
 		ID: record.NewID(), SandboxID: s.id, BootID: m.cfg.BootID, Phase: record.ContainerCreating, Config: raw,
-		ImageID: image.ID, ImageRef: image.Ref, CreatedNanos: m.clock.now(),
+		ImageID: image.ID, ImageRef: image.Ref, ImageMounts: imageMounts, CreatedNanos: m.clock.now(),
 	}
 	rec.CgroupPath = path.Join(s.record().CgroupParent, rec.ID)
 	c := newContainer(rec, config, digest)
@@ -105,16 +109,16 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 
 // prepare derives the spec, checks that it can be launched, and makes the writable layer.
 func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbox, c *container, image Image) error {
-	op.at("hold image")
-	if err := m.cfg.Images.Hold(image.ID, c.id); err != nil {
-		return fmt.Errorf("hold image %s: %w", image.ID, err)
+	op.at("hold images")
+	if err := holdImages(m.cfg.Images, c.record()); err != nil {
+		return err
 	}
 	layers, err := m.cfg.Images.Layers(ctx, image.ID)
 	if err != nil {
 		return fmt.Errorf("layers of image %s: %w", image.ID, err)
 	}
 	op.at("look at mounts and devices")
-	if err := m.checkMounts(ctx, op, s, c.config); err != nil {
+	if err := m.checkMounts(ctx, op, s, c); err != nil {
 		return err
 	}
 	op.at("derive spec")
@@ -201,7 +205,7 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 			ID: s.id, Config: s.config, Hostname: hostnameOf(s.config, own), NetPath: rec.NetPath, IPCPath: rec.IPCPath, UTSPath: rec.UTSPath, UserPath: rec.UserPath,
 			HostsFile: files.Hosts, HostnameFile: files.Hostname, ResolvConfFile: files.ResolvConf, ShmDir: files.Shm,
 		},
-		Volumes: map[string]string{},
+		Volumes: map[string]string{}, ImageMounts: imageIDs(c.record()),
 	}
 	if rec.ReaperPID != 0 {
 		in.Sandbox.PIDPath = pidPath(rec.ReaperPID)
@@ -221,8 +225,18 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 
 // checkMounts refuses a container whose mount sources are missing now, or cannot be mapped as asked, when there is
 // nobody to clean up after. A source that hangs ends with ctx and holds nothing but itself.
-func (m *containerManager) checkMounts(ctx context.Context, op *Operation, s *sandbox, config *criv1.ContainerConfig) error {
-	for i, mount := range config.GetMounts() {
+func (m *containerManager) checkMounts(ctx context.Context, op *Operation, s *sandbox, c *container) error {
+	ids := imageIDs(c.record())
+	for i, mount := range c.config.GetMounts() {
+		if mount.GetImage() != nil {
+			image := spec.ImageMount{ID: ids[path.Clean(mount.GetContainerPath())], SubPath: mount.GetImageSubPath()}
+			tree, err := openImage(ctx, m.core, s, c.id, image)
+			if err != nil {
+				return fmt.Errorf("config.mounts[%d]: %w", i, err)
+			}
+			tree.File.Close()
+			continue
+		}
 		op.on(Wait{For: WaitMount, Name: mount.GetHostPath()})
 		if err := checkMount(ctx, m.cfg, s, mount); err != nil {
 			return fmt.Errorf("config.mounts[%d].host_path %q: %w", i, mount.GetHostPath(), err)

@@ -225,10 +225,7 @@ func (m *containerManager) teardownContainer(ctx context.Context, c *container) 
 	if rmErr := os.RemoveAll(m.stateDir(c.id)); rmErr != nil {
 		err = errors.Join(err, fmt.Errorf("remove writable layer: %w", rmErr))
 	}
-	if relErr := m.cfg.Images.Release(ctx, c.id); relErr != nil {
-		err = errors.Join(err, fmt.Errorf("release image: %w", relErr))
-	}
-	if err != nil {
+	if err = errors.Join(err, releaseImages(ctx, m.cfg.Images, c.record())); err != nil {
 		return err
 	}
 	if err := m.deleteContainer(c); err != nil {

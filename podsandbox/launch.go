@@ -141,6 +141,8 @@ func (m *core) openNeeds(ctx context.Context, req launchRequest, tasks []*os.Fil
 		case spec.NeedBind:
 			req.op.on(Wait{For: WaitMount, Name: need.Bind.Source})
 			f, err = m.openBind(ctx, req, i, need.Bind)
+		case spec.NeedImage:
+			f, err = openImageNeed(ctx, m, req, i, need.Image)
 		case spec.NeedContainer: // the keeper has it
 		default:
 			err = fmt.Errorf("a plan needs kind %d, which nobody opens", need.Kind)
@@ -175,6 +177,15 @@ func (m *core) openBind(ctx context.Context, req launchRequest, index int, bind 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", bind.Target, err)
+	}
+	req.launchable.SetDirectory(index, tree.IsDir)
+	return tree.File, nil
+}
+
+func openImageNeed(ctx context.Context, m *core, req launchRequest, index int, image spec.ImageMount) (*os.File, error) {
+	tree, err := openImage(ctx, m, req.sandbox, req.id, image)
+	if err != nil {
+		return nil, fmt.Errorf("mount image %s on %s: %w", image.ID, image.Target, err)
 	}
 	req.launchable.SetDirectory(index, tree.IsDir)
 	return tree.File, nil

@@ -139,8 +139,8 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
-	if err := r.m.cfg.Images.Hold(rec.ImageID, rec.ID); err != nil && rec.Phase != record.ContainerCreating {
-		klog.FromContext(ctx).Error(err, "Could not hold the image of a recovered container", "containerID", rec.ID, "image", rec.ImageID)
+	if err := holdImages(r.m.cfg.Images, rec); err != nil && rec.Phase != record.ContainerCreating {
+		klog.FromContext(ctx).Error(err, "Could not hold the images of a recovered container", "containerID", rec.ID)
 	}
 	r.m.containers.put(rec.ID, newContainer(rec, config, digest))
 	r.m.containerKeys.Store(containerKey(rec.SandboxID, config.GetMetadata()), rec.ID)

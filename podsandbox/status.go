@@ -107,7 +107,7 @@ func containerStatus(c *container, rec *record.Container) *criv1.ContainerStatus
 		Id: c.id, Metadata: c.config.GetMetadata(), State: containerState(rec), CreatedAt: rec.CreatedNanos,
 		StartedAt: rec.StartedNanos, FinishedAt: rec.FinishedNanos, ExitCode: rec.ExitCode, Image: statusImage(c.config.GetImage()),
 		ImageRef: rec.ImageRef, ImageId: rec.ImageID, Reason: rec.Reason, Message: rec.Message,
-		Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(), Mounts: c.config.GetMounts(), LogPath: rec.LogPath,
+		Labels: c.config.GetLabels(), Annotations: c.config.GetAnnotations(), Mounts: statusMounts(c, rec), LogPath: rec.LogPath,
 		StopSignal: spec.SignalValue(rec.StopSignal),
 	}
 	if resources := resourcesOf(c, rec); resources != nil {

@@ -76,11 +76,12 @@ type Container struct {
 	Phase     ContainerPhase `json:"phase"`
 	Config    []byte         `json:"config"` // ContainerConfig as the caller encodes it
 
-	ImageID    string `json:"imageID"`            // config digest
-	ImageRef   string `json:"imageRef,omitempty"` // repository digest, reported even once the image is gone
-	LogPath    string `json:"logPath,omitempty"`  // absolute
-	CgroupPath string `json:"cgroupPath,omitempty"`
-	StopSignal int    `json:"stopSignal,omitempty"`
+	ImageID     string       `json:"imageID"`            // config digest
+	ImageRef    string       `json:"imageRef,omitempty"` // repository digest, reported even once the image is gone
+	ImageMounts []ImageMount `json:"imageMounts,omitempty"`
+	LogPath     string       `json:"logPath,omitempty"` // absolute
+	CgroupPath  string       `json:"cgroupPath,omitempty"`
+	StopSignal  int          `json:"stopSignal,omitempty"`
 
 	CreatedNanos  int64 `json:"created"` // Unix time; 0 is not yet
 	StartedNanos  int64 `json:"started,omitempty"`
@@ -105,6 +106,12 @@ type Container struct {
 
 	CreateSteps []Step `json:"createSteps,omitempty"` // how long each step took
 	StartSteps  []Step `json:"startSteps,omitempty"`
+}
+
+// ImageMount is an image that is mounted beside the container's own.
+type ImageMount struct {
+	Path    string `json:"path"` // in the container, cleaned
+	ImageID string `json:"imageID"`
 }
 
 // Step is how long one part of a create or start took.

@@ -25,6 +25,10 @@ func (p *planner) mounts() error {
 		switch {
 		case o.bind:
 			p.bind(m, o)
+		case m.Type == imageType:
+			if err := p.image(m, o); err != nil {
+				return err
+			}
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			if err := p.cgroupView(m, o); err != nil {
 				return err

@@ -65,6 +65,11 @@ func FuzzContainer(f *testing.F) {
 		}
 		if l, err := Compile(s, CompileInput{ID: in.ID, Node: in.Node}); err == nil {
 			checkLaunchable(t, l)
+			for _, n := range l.Needs {
+				if sub := n.Image.SubPath; sub != "" && !filepath.IsLocal(sub) {
+					t.Fatalf("sub path %q", sub)
+				}
+			}
 		} else if !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnsupported) {
 			t.Fatalf("%v is of no kind", err)
 		}

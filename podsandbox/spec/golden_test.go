@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"os"
+	"path"
 	"path/filepath"
 	"testing"
 
@@ -68,7 +69,12 @@ func (g *goldenInput) containerInput(container *criv1.ContainerConfig, sandbox *
 	in := ContainerInput{
 		ID: "c0ffee", Config: container, Image: g.Image, Passwd: []byte(g.Passwd), Group: []byte(g.Group), Node: node,
 		Root: "/run/podwright/containers/c0ffee/rootfs", CgroupsPath: "/kubepods/pod1/c0ffee",
-		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp,
+		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp, ImageMounts: map[string]string{},
+	}
+	for _, m := range container.GetMounts() {
+		if m.GetImage() != nil {
+			in.ImageMounts[path.Clean(m.GetContainerPath())] = "sha256:abcd"
+		}
 	}
 	const dir = "/run/podwright/sandboxes/5a5a"
 	in.Sandbox = SandboxInput{

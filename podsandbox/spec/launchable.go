@@ -37,16 +37,27 @@ const (
 	NeedRoot
 	// NeedBind is Bind as a detached mount. Whether it is a directory goes into SetDirectory.
 	NeedBind
+	// NeedImage is Image as a detached mount; otherwise as NeedBind.
+	NeedImage
 	// NeedContainer is the container's pidfd, which the keeper fills in; leave the entry nil.
 	NeedContainer
 )
 
 // Need is one thing to open.
 type Need struct {
-	Kind NeedKind
-	Name string // hierarchy directory or namespace type
-	Path string // namespace file
-	Bind Bind
+	Kind  NeedKind
+	Name  string // hierarchy directory or namespace type
+	Path  string // namespace file
+	Bind  Bind
+	Image ImageMount
+}
+
+// ImageMount is an image that is mounted beside the container's own.
+type ImageMount struct {
+	ID      string
+	SubPath string // in the image; "" is all of it
+	Target  string // in the container
+	NoExec  bool
 }
 
 // Propagation is how mounts travel between a bind and its source, as mount_setattr(2) sets it.

@@ -28,7 +28,15 @@ func mountsOf(in *ContainerInput) ([]specs.Mount, error) {
 	}
 	mounts = append(mounts, volumes...)
 	for _, m := range in.Config.GetMounts() {
-		mounts = append(mounts, requestMount(m))
+		if m.GetImage() == nil {
+			mounts = append(mounts, requestMount(m))
+			continue
+		}
+		mount, err := imageMount(m, in.ImageMounts)
+		if err != nil {
+			return nil, err
+		}
+		mounts = append(mounts, mount)
 	}
 	// Stable: of two at the same depth neither hides the other, and the given order is kept.
 	sort.SliceStable(mounts, func(i, j int) bool { return depth(mounts[i].Destination) < depth(mounts[j].Destination) })

@@ -12,7 +12,7 @@ import (
 
 var needNames = map[NeedKind]string{
 	NeedCgroupTasks: "cgroup-tasks", NeedNamespace: "namespace", NeedRoot: "root",
-	NeedBind: "bind", NeedContainer: "container",
+	NeedBind: "bind", NeedImage: "image", NeedContainer: "container",
 }
 
 func (k NeedKind) String() string { return needNames[k] }
@@ -90,6 +90,16 @@ func Print(l *Launchable) string {
 }
 
 func (n Need) detail() string {
+	if i := n.Image; n.Kind == NeedImage {
+		text := fmt.Sprintf("%s -> %s", i.ID, i.Target)
+		if i.SubPath != "" {
+			text += fmt.Sprintf(" sub-path %q", i.SubPath)
+		}
+		if i.NoExec {
+			text += " noexec"
+		}
+		return text
+	}
 	if n.Kind != NeedBind {
 		return strings.TrimSpace(n.Name + " " + n.Path)
 	}

@@ -53,6 +53,7 @@ type ContainerInput struct {
 	Root        string              // the root file system's path, for external runtimes and inspect
 	CgroupsPath string              // the container's group, in the driver's own syntax
 	Volumes     map[string]string   // VOLUME of the image -> host directory, see ImageVolumes
+	ImageMounts map[string]string   // container_path of an image mount, cleaned -> the image's id
 	Devices     []Device            // those of Config.Devices, directories expanded; with privileged all of the host's too
 	TargetPath  string              // with a TargetID: the file of that container's PID namespace
 	Seccomp     *specs.LinuxSeccomp // the profile as it will be compiled; nil is unconfined. Ignored when privileged

@@ -138,7 +138,7 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 		if err := checkAbsolute(at+".container_path", m.GetContainerPath()); err != nil {
 			return err
 		}
-		if err := checkAbsolute(at+".host_path", m.GetHostPath()); err != nil {
+		if err := checkSource(at, m, sandbox); err != nil {
 			return err
 		}
 		target := path.Clean(m.GetContainerPath())
@@ -147,7 +147,7 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 			return invalid(at+".container_path", m.GetContainerPath(), "the root cannot be mounted over")
 		case seen[target]:
 			return invalid(at+".container_path", m.GetContainerPath(), "mounted twice")
-		case !procTargetAllowed(target, path.Clean(m.GetHostPath())):
+		case m.GetImage() == nil && !procTargetAllowed(target, path.Clean(m.GetHostPath())):
 			return invalid(at+".container_path", m.GetContainerPath(), "this part of /proc cannot be mounted over")
 		case m.GetSelinuxRelabel() && node.SELinux:
 			return invalid(at+".selinux_relabel", "true", "SELinux is on and not supported yet")
@@ -162,6 +162,17 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 		seen[target] = true
 	}
 	return nil
+}
+
+// checkSource holds a mount to one source.
+func checkSource(at string, m *criv1.Mount, sandbox *criv1.PodSandboxConfig) error {
+	if m.GetImage() != nil {
+		return checkImageMount(at, m, sandbox)
+	}
+	if sub := m.GetImageSubPath(); sub != "" {
+		return invalid(at+".image_sub_path", sub, "needs an image")
+	}
+	return checkAbsolute(at+".host_path", m.GetHostPath())
 }
 
 // procTargetAllowed keeps volumes off the files that privileged code reads and writes in /proc: one over

@@ -52,14 +52,22 @@ func onOwnThread(fn func()) {
 	<-done
 }
 
-func stageOverlay(src OverlaySource) (*os.File, error) {
+// enterStaging gives the calling thread, which ends soon, a mount namespace of its own.
+func enterStaging() error {
 	// CLONE_NEWNS also gives the thread a working directory of its own.
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return nil, fmt.Errorf("unshare mount namespace: %w", err)
+		return fmt.Errorf("unshare mount namespace: %w", err)
 	}
 	// Before any mount: nothing may travel back to the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("make staging mounts private: %w", err)
+		return fmt.Errorf("make staging mounts private: %w", err)
+	}
+	return nil
+}
+
+func stageOverlay(src OverlaySource) (*os.File, error) {
+	if err := enterStaging(); err != nil {
+		return nil, err
 	}
 	if src.IDMap != nil {
 		if err := coverLayers(src); err != nil {
