@@ -15,6 +15,8 @@ export GOTOOLCHAIN ?= auto
 export GOFLAGS ?= -buildvcs=false
 GO      ?= go
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# Where init begins: see runtime/spawn/image.go. Elsewhere than on amd64 it begins as any Go program.
+INIT_ENTRY = $(if $(filter x86_64 amd64,$(or $(GOARCH),$(shell uname -m))),-E github.com/podwright/podwright/runtime/spawn.entry)
 FUZZTIME ?= 30s
 PACKAGES := ./...
 
@@ -29,7 +31,7 @@ deps-build:
 .PHONY: build
 build: deps-build ## Build podwright, podwright-keeper and podwright-init, static, into bin/
 	@mkdir -p $(BIN)
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/podwright-init ./cmd/podwright-init
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS) $(INIT_ENTRY)' -o $(BIN)/podwright-init ./cmd/podwright-init
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/podwright-keeper ./cmd/podwright-keeper
 	CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"' -o $(BIN)/podwright ./cmd/podwright
 

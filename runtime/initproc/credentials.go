@@ -3,7 +3,6 @@ package initproc
 import (
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/spawn"
@@ -44,13 +43,9 @@ func user(r *runner, op *launch.Op) (string, syscall.Errno) {
 	r.userSet = true
 	uid, gid := uintptr(op.Flags), uintptr(op.Number)
 	r.later(op, ofEither, func(p *spawn.Program) {
-		list := uintptr(0)
-		if len(groups) > 0 {
-			list = p.Pointer(unsafe.Pointer(&groups[0]))
-		}
 		// Cleared again by execve. Without it the change of user would drop what OpCaps is to keep.
 		p.Call(syscall.SYS_PRCTL, prSetKeepCaps, 1)
-		p.Call(syscall.SYS_SETGROUPS, uintptr(len(groups)), list)
+		p.Call(syscall.SYS_SETGROUPS, uintptr(len(groups)), p.Halves(groups...))
 		p.Call(syscall.SYS_SETRESGID, gid, gid, gid)
 		p.Call(syscall.SYS_SETRESUID, uid, uid, uid)
 	})
@@ -74,14 +69,14 @@ func bounding(r *runner, op *launch.Op) (string, syscall.Errno) {
 	return "", 0
 }
 
-// dropBounding adds the removal of every capability that is in init's bounding set and not in keep.
+// dropBounding adds the removal from the bounding set of every capability that the kernel knows and that is not in
+// keep, whether init holds it or not.
 func dropBounding(p *spawn.Program, keep uint64) {
 	for c := uintptr(0); c <= highestCap; c++ {
-		held, errno := prctl(prCapbsetRead, c)
-		if errno != 0 {
+		if _, errno := prctl(prCapbsetRead, c); errno != 0 {
 			return // past the kernel's last capability
 		}
-		if held == 1 && keep&(1<<c) == 0 {
+		if keep&(1<<c) == 0 {
 			p.Call(syscall.SYS_PRCTL, prCapbsetDrop, c)
 		}
 	}
@@ -112,11 +107,10 @@ func caps(r *runner, op *launch.Op) (string, syscall.Errno) {
 
 // capset adds capset(2).
 func capset(p *spawn.Program, effective, permitted, inheritable uint64) {
-	data := &[6]uint32{
+	header := capHeader()
+	p.Call(syscall.SYS_CAPSET, p.Halves(header[:]...), p.Halves(
 		uint32(effective), uint32(permitted), uint32(inheritable),
-		uint32(effective >> 32), uint32(permitted >> 32), uint32(inheritable >> 32),
-	}
-	p.Call(syscall.SYS_CAPSET, p.Pointer(unsafe.Pointer(capHeader())), p.Pointer(unsafe.Pointer(data)))
+		uint32(effective>>32), uint32(permitted>>32), uint32(inheritable>>32)))
 }
 
 func noNewPrivs(r *runner, op *launch.Op) (string, syscall.Errno) {
@@ -134,8 +128,8 @@ func seccomp(r *runner, op *launch.Op) (string, syscall.Errno) {
 		who = ofChildOn
 	}
 	r.later(op, who, func(p *spawn.Program) {
-		filter := &syscall.SockFprog{Len: uint16(len(op.Data) / 8), Filter: (*syscall.SockFilter)(unsafe.Pointer(&op.Data[0]))}
-		p.Call(sysSeccomp, seccompSetFilter, uintptr(op.Flags), p.Pointer(unsafe.Pointer(filter)))
+		program := p.Words(uintptr(len(op.Data)/8), p.Bytes(op.Data)) // struct sock_fprog
+		p.Call(sysSeccomp, seccompSetFilter, uintptr(op.Flags), program)
 	})
 	return "", 0
 }

@@ -29,7 +29,8 @@ func execute(r *runner, op *launch.Op) (string, syscall.Errno) {
 		announce(p)
 		p.Execute(op.Step, name, paths, r.plan.Args, r.plan.Env)
 	})
-	p := r.program(op)
+	p := spawn.NewProgram(launch.StatusFd)
+	r.program(p, op)
 	resetSignals()
 	// Nothing but stdio and the status socket is left when the clone becomes visible in the container.
 	call(sysCloseRange, launch.PlanFd, launch.PlanFd, 0)
@@ -63,6 +64,20 @@ func setSignalMask(blocked uint64) {
 // candidates are the paths that name may mean, in the order of PATH. Missing files and directories are left out;
 // whatever can't be told from here is left in for execve to judge.
 func candidates(name string, env []string) []string {
+	if strings.Contains(name, "/") {
+		return []string{name}
+	}
+	var list []string
+	for _, file := range searched(name, env) {
+		if file == "" || mayBeProgram(file) {
+			list = append(list, file)
+		}
+	}
+	return list
+}
+
+// searched are the paths that PATH gives for name.
+func searched(name string, env []string) []string {
 	if name == "" || strings.Contains(name, "/") {
 		return []string{name}
 	}
@@ -80,9 +95,7 @@ func candidates(name string, env []string) []string {
 		if dir != "" { // an empty entry is the working directory
 			file = strings.TrimSuffix(dir, "/") + "/" + name
 		}
-		if mayBeProgram(file) {
-			list = append(list, file)
-		}
+		list = append(list, file)
 	}
 	return list
 }

@@ -48,7 +48,9 @@ func execInto(uid uint64, late []launch.Op, args ...string) *launch.Plan {
 	return &launch.Plan{Ops: ops, Args: args, Env: []string{"PATH=/bin"}}
 }
 
-func TestExecIntoAContainer(t *testing.T) { // B28
+func TestExecIntoAContainer(t *testing.T) { eachWay(t, execIntoAContainer) } // B28
+
+func execIntoAContainer(t *testing.T) {
 	newLab(t)
 	_, table := oneRoot(t)
 	c := sleeping(t, container("echo marker > /tmp/marker; echo ready; sleep 1000"), table)
@@ -79,6 +81,10 @@ func kindsOf(l *launched) (kinds []launch.StatusKind) {
 }
 
 func TestExecJoinsEveryNamespaceAndItsParentIsTheKeeper(t *testing.T) {
+	eachWay(t, execJoinsEveryNamespaceAndItsParentIsTheKeeper)
+}
+
+func execJoinsEveryNamespaceAndItsParentIsTheKeeper(t *testing.T) {
 	newLab(t)
 	_, table := oneRoot(t)
 	plan := container("sleep 1000")
@@ -98,7 +104,9 @@ func TestExecJoinsEveryNamespaceAndItsParentIsTheKeeper(t *testing.T) {
 	}
 }
 
-func TestExecFailures(t *testing.T) {
+func TestExecFailures(t *testing.T) { eachWay(t, execFailures) }
+
+func execFailures(t *testing.T) {
 	newLab(t)
 	_, table := oneRoot(t)
 	c := sleeping(t, container("sleep 1000"), table)
@@ -185,7 +193,9 @@ func TestContainerInASharedPIDNamespace(t *testing.T) {
 	}
 }
 
-func TestCgroupV1IsJoinedByTheWorkload(t *testing.T) {
+func TestCgroupV1IsJoinedByTheWorkload(t *testing.T) { eachWay(t, cgroupV1IsJoinedByTheWorkload) }
+
+func cgroupV1IsJoinedByTheWorkload(t *testing.T) {
 	newLab(t)
 	const hierarchy = "/sys/fs/cgroup/pids"
 	if _, err := os.Stat(hierarchy + "/tasks"); err != nil {
@@ -255,6 +265,10 @@ func TestUnshareAndTableMistakes(t *testing.T) {
 // TestCloneIsBornWithTheWorkloadsCredentials stops the clone at its last call before execve and looks at it as a
 // container with CAP_SYS_PTRACE could: there must be nothing to gain (DESIGN, decision 15).
 func TestCloneIsBornWithTheWorkloadsCredentials(t *testing.T) {
+	eachWay(t, cloneIsBornWithTheWorkloadsCredentials)
+}
+
+func cloneIsBornWithTheWorkloadsCredentials(t *testing.T) {
 	newLab(t)
 	_, table := oneRoot(t)
 	c := sleeping(t, container("sleep 1000"), table)
@@ -322,7 +336,9 @@ func childrenOf(t *testing.T) (pids []int) {
 	return pids
 }
 
-func TestExecUnderAFilterThatForbidsClone(t *testing.T) {
+func TestExecUnderAFilterThatForbidsClone(t *testing.T) { eachWay(t, execUnderAFilterThatForbidsClone) }
+
+func execUnderAFilterThatForbidsClone(t *testing.T) {
 	newLab(t)
 	_, table := oneRoot(t)
 	c := sleeping(t, container("sleep 1000"), table)

@@ -34,6 +34,9 @@ const (
 	resolveNoSymlinks   = 0x4
 	resolveBeneath      = 0x8
 	resolveInRoot       = 0x10
+	openHowSize         = 24  // of struct open_how
+	statfsSize          = 120 // of struct statfs
+	pathMax             = 4096
 
 	fsconfigSetFlag   = 0
 	fsconfigSetString = 1
@@ -142,7 +145,7 @@ func fsType(fd int) (int64, syscall.Errno) {
 
 // readlink reads the symbolic link behind the O_PATH descriptor fd.
 func readlink(fd int) (string, syscall.Errno) {
-	buffer := make([]byte, 4096) // PATH_MAX
+	buffer := make([]byte, pathMax)
 	n, errno := call(syscall.SYS_READLINKAT, uintptr(fd), uintptr(unsafe.Pointer(text(""))), uintptr(unsafe.Pointer(&buffer[0])), uintptr(len(buffer)))
 	if errno != 0 {
 		return "", errno

@@ -58,7 +58,11 @@ func setUpLab() (dir string, err error) {
 	binary := filepath.Join(dir, "podwright-init")
 	lab.probe = filepath.Join(dir, "probe")
 	for output, source := range map[string]string{binary: "../../cmd/podwright-init", lab.probe: "./testdata/probe"} {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", output, source)
+		flags := "-s -w"
+		if output == binary && runtime.GOARCH == "amd64" {
+			flags += " -E=github.com/podwright/podwright/runtime/spawn.entry" // as the Makefile does
+		}
+		build := exec.Command("go", "build", "-trimpath", "-ldflags="+flags, "-o", output, source)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return dir, fmt.Errorf("%w: %s", err, out)
@@ -250,7 +254,7 @@ func spawnInit(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool, s
 	for len(plan.Fds) < len(table) {
 		plan.Fds = append(plan.Fds, filepath.Base(table[len(plan.Fds)].Name()))
 	}
-	planFd, err := memfd("plan", plan.Encode())
+	planFd, err := memfd("plan", planFile(plan))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,6 +290,17 @@ func spawnInit(t testing.TB, plan *launch.Plan, table []*os.File, newPID bool, s
 		t.Fatal(err)
 	}
 	return l
+}
+
+// planFile is what a test's init gets.
+var planFile = PlanFile
+
+// eachWay runs a test with the calls of its plans listed ahead, where they can be, and with all of them left to Go.
+func eachWay(t *testing.T, test func(t *testing.T)) {
+	t.Run("ahead", test)
+	planFile = (*launch.Plan).Encode
+	defer func() { planFile = PlanFile }()
+	t.Run("walked", test)
 }
 
 // follow reads status messages until the socket closes, as the keeper does.

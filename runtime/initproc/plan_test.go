@@ -67,7 +67,7 @@ func opsSession() []launch.Op {
 		{Code: launch.OpKeyring, Step: "join session keyring", Fd: -1, Arg: "podwright-test"},
 		{Code: launch.OpSetsid, Step: "setsid", Fd: -1},
 		{Code: launch.OpUmask, Step: "umask", Fd: -1, Number: 0o022},
-		{Code: launch.OpChdir, Step: "chdir", Fd: -1, Path: "/", Flags: 1},
+		{Code: launch.OpChdir, Step: "chdir", Fd: -1, Path: "/"},
 	}
 }
 

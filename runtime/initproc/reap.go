@@ -50,14 +50,14 @@ func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
 		p.Call(syscall.SYS_PRCTL, prNoNewPrivs, 1)
 		announce(p)
 		// The loop waits for signals, so they stay blocked across its execution.
-		blocked := ^uint64(0)
-		p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Pointer(unsafe.Pointer(&blocked)), 0, sigsetSize)
+		p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Words(^uintptr(0)), 0, sigsetSize)
 		for fd := range uintptr(3) {
 			p.Call(syscall.SYS_CLOSE, fd)
 		}
 		p.Call(sysExecveat, launch.PlanFd, p.Text(""), p.Texts([]string{"podwright-reap"}), p.Texts(nil), atEmptyPath)
 	})
-	p := r.program(op)
+	p := spawn.NewProgram(launch.StatusFd)
+	r.program(p, op)
 	// The descriptor of the plan is free now, and survives the closing of the others.
 	if _, errno = call(syscall.SYS_DUP3, uintptr(program), launch.PlanFd, syscall.O_CLOEXEC); errno != 0 {
 		return "", errno

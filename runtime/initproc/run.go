@@ -1,7 +1,8 @@
 // Package initproc is podwright-init: it walks a launch plan from the first operation to the last inside a
 // container's new namespaces and then becomes the workload. It owns how each operation is done and nothing
 // about which are: whatever can be decided was decided before the fork. It may import nothing that slows its
-// start (a test holds the list), starts no thread and writes no log: what goes wrong is one StatusError.
+// start (a test holds the list), starts no thread and writes no log: what goes wrong is one StatusError. The daemon
+// calls PlanFile: the calls of an exec are listed before there is an init.
 // Source: runtime/launch; man pages of the system calls at each operation.
 package initproc
 
@@ -10,6 +11,7 @@ import (
 	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 )
 
 // runner is the state of one walk.
@@ -61,7 +63,7 @@ func Main(version string) {
 		write(2, "podwright-init "+version+": started by podwright-keeper only\n")
 		exit(2)
 	}
-	plan, err := launch.Decode(encoded)
+	plan, err := launch.Decode(spawn.AfterImage(encoded))
 	if err != nil || len(plan.Ops) == 0 {
 		fail("read plan", "", syscall.EINVAL)
 	}

@@ -136,9 +136,8 @@ func rlimit(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if err != nil {
 		return "", syscall.EINVAL
 	}
-	limit := &[2]uint64{op.Flags, hard}
 	r.later(op, ofEither, func(p *spawn.Program) {
-		p.Call(syscall.SYS_PRLIMIT64, 0, uintptr(op.Number), p.Pointer(unsafe.Pointer(limit)), 0)
+		p.Call(syscall.SYS_PRLIMIT64, 0, uintptr(op.Number), p.Words(uintptr(op.Flags), uintptr(hard)), 0)
 	})
 	return "", 0
 }
@@ -179,13 +178,21 @@ func chdir(r *runner, op *launch.Op) (string, syscall.Errno) {
 // enterAsUser adds the look-up to the tail. Init's root is the container's by then, so the path can't lead out
 // but through procfs's magic links, which are refused (CVE-2024-21626).
 func (r *runner) enterAsUser(op *launch.Op) {
-	how := &[3]uint64{oPath | syscall.O_DIRECTORY | syscall.O_CLOEXEC, 0, resolveNoMagiclinks}
-	r.later(op, ofEither, func(p *spawn.Program) {
-		open := p.Call(sysOpenat2, fdcwd, p.Text(op.Path), p.Pointer(unsafe.Pointer(how)), unsafe.Sizeof(*how))
-		enter := p.Call(syscall.SYS_FCHDIR, 0)
-		p.Feed(open, enter, 0)
-	})
+	r.later(op, ofEither, func(p *spawn.Program) { enterPath(p, op.Path) })
 	r.entered = op.Path
+}
+
+// enterPath adds the look-up of a working directory, and its entering; it gives their indexes.
+func enterPath(p *spawn.Program, path string) (open, enter int) {
+	open = openPath(p, path, oPath|syscall.O_DIRECTORY, resolveNoMagiclinks)
+	enter = p.Call(syscall.SYS_FCHDIR, 0)
+	p.Feed(open, enter, 0)
+	return open, enter
+}
+
+// openPath adds openat2(2) of a path.
+func openPath(p *spawn.Program, path string, flags, resolve uintptr) int {
+	return p.Call(sysOpenat2, fdcwd, p.Text(path), p.Words(flags|syscall.O_CLOEXEC, 0, resolve), openHowSize)
 }
 
 func (r *runner) chdirFollows() bool {
@@ -199,7 +206,7 @@ func (r *runner) chdirFollows() bool {
 
 // insideRoot refuses a working directory that the root directory doesn't reach, which getcwd(2) marks.
 func insideRoot() syscall.Errno {
-	buffer := make([]byte, 4096) // PATH_MAX
+	buffer := make([]byte, pathMax)
 	n, errno := call(syscall.SYS_GETCWD, uintptr(unsafe.Pointer(&buffer[0])), uintptr(len(buffer)))
 	if errno == 0 && !strings.HasPrefix(string(buffer[:n]), "/") {
 		errno = syscall.EXDEV

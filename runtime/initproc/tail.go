@@ -2,7 +2,6 @@ package initproc
 
 import (
 	"syscall"
-	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/spawn"
@@ -42,11 +41,10 @@ func (r *runner) later(op *launch.Op, who side, add func(p *spawn.Program)) {
 	r.tail = append(r.tail, late{op, who, add})
 }
 
-// program is the whole tail, ending in the execution that the last operation added.
-func (r *runner) program(op *launch.Op) *spawn.Program {
-	p := spawn.NewProgram(launch.StatusFd)
+// program adds the whole tail, ending in the execution that the last operation, op, added.
+func (r *runner) program(p *spawn.Program, op *launch.Op) {
 	p.Step("unblock signals", "") // see resetSignals
-	p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Pointer(unsafe.Pointer(new(uint64))), 0, sigsetSize)
+	p.Call(syscall.SYS_RT_SIGPROCMASK, setMask, p.Words(0), 0, sigsetSize)
 	add := func(part late) {
 		p.Step(part.op.Step, part.op.Path)
 		part.add(p)
@@ -55,7 +53,7 @@ func (r *runner) program(op *launch.Op) *spawn.Program {
 		for _, part := range r.tail {
 			add(part)
 		}
-		return p
+		return
 	}
 	var child []late
 	moved := false
@@ -70,15 +68,15 @@ func (r *runner) program(op *launch.Op) *spawn.Program {
 	p.Step(op.Step, "")
 	// The keeper becomes the parent and gets init's own exit signal for the clone (clone(2)).
 	fork := p.Fork(cloneFlagParent)
-	p.StoreResult(fork, report[launch.StatusPidOffset:])
+	at := p.Bytes(report)
+	p.StoreResult(fork, at+launch.StatusPidOffset)
 	for _, part := range child {
 		add(part)
 	}
 	p.EndChild(fork)
 	p.Step(op.Step, "")
-	p.Call(syscall.SYS_WRITE, launch.StatusFd, p.Bytes(report), uintptr(len(report)))
+	p.Call(syscall.SYS_WRITE, launch.StatusFd, at, uintptr(len(report)))
 	// Here and not by the exit: the keeper waits for the end of the file, and Go's threads take a while to die.
 	p.Tolerate(p.Call(syscall.SYS_CLOSE, launch.StatusFd), syscall.EPERM, syscall.EACCES, syscall.ENOSYS) // a filter's
 	p.Call(syscall.SYS_EXIT_GROUP, 0)
-	return p
 }

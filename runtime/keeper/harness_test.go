@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
 	"github.com/podwright/podwright/runtime/wire"
 	"golang.org/x/sys/unix"
 )
@@ -50,7 +51,7 @@ func fakeInit() {
 	if err != nil {
 		os.Exit(90)
 	}
-	plan, err := launch.Decode(text)
+	plan, err := launch.Decode(spawn.AfterImage(text))
 	if err != nil {
 		os.Exit(91)
 	}

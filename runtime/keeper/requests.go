@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/podwright/podwright/runtime/initproc"
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/wire"
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Process, error) {
 	if err := wire.CheckID(l.ID); err != nil {
 		return Process{}, err
 	}
-	plan, err := sealed("podwright-plan", unix.MFD_NOEXEC_SEAL, bytes.NewReader(l.Plan.Encode()))
+	plan, err := sealed("podwright-plan", unix.MFD_NOEXEC_SEAL, bytes.NewReader(initproc.PlanFile(l.Plan)))
 	if err != nil {
 		return Process{}, err
 	}

@@ -12,17 +12,17 @@ import (
 // Errnos that execvp(3) goes on after: the next directory of PATH may have the program.
 const tolerateSearch = 1<<syscall.ENOENT | 1<<syscall.EACCES | 1<<syscall.ENOTDIR | 1<<syscall.ENODEV
 
-// giveUp is the number of the pseudo call that fails with the errno kept from tolerated failures.
-const giveUp = ^uintptr(0)
-
 // Program is a prepared list of raw system calls. It is built in ordinary Go and then walked in assembly, by
-// a clone of the process or by the calling thread itself: no Go code, allocation or signal handler runs once
-// the walk began, so it is safe after a raw clone and under any seccomp filter that allows the calls.
+// a clone of the process, by the calling thread itself, or by a process that is yet to be (Image): no Go code,
+// allocation or signal handler runs once the walk began, so it is safe after a raw clone and under any seccomp filter
+// that allows the calls.
 type Program struct {
 	calls   []call
 	steps   []rawFailure
 	status  int
 	keep    []unsafe.Pointer // what raw arguments point to, for the garbage collector
+	image   []byte           // of an image: the data so far
+	isImage bool
 	started bool
 }
 
@@ -42,12 +42,8 @@ func (p *Program) Step(step, path string) {
 		return
 	}
 	message := (&launch.Status{Kind: launch.StatusError, Step: step, Path: path}).Encode()
-	p.keep = append(p.keep, unsafe.Pointer(&message[0]))
-	p.steps = append(p.steps, rawFailure{
-		message: unsafe.Pointer(&message[0]),
-		length:  uintptr(len(message)),
-		errno:   unsafe.Pointer(&message[launch.StatusErrnoOffset(step)]),
-	})
+	at := p.Bytes(message)
+	p.steps = append(p.steps, rawFailure{message: at, length: uintptr(len(message)), errno: at + uintptr(launch.StatusErrnoOffset(step))})
 }
 
 // Call adds one system call and gives its index.
@@ -66,45 +62,83 @@ func (p *Program) Tolerate(index int, errnos ...syscall.Errno) {
 	}
 }
 
-// Feed makes the result of call from the argument arg of the later call to.
+// EndMiss ends what is passed over when call index fails and that is tolerated: all that was added since.
+func (p *Program) EndMiss(index int) { p.calls[index].miss = uintptr(len(p.calls) - index - 1) }
+
+// Feed makes the result of call from the argument arg of the later call to. Where from fails, and that is tolerated,
+// the argument stays what it was.
 func (p *Program) Feed(from, to, arg int) { p.calls[from].into, p.calls[from].intoArg = to, arg }
 
-// StoreResult makes the walk write the result of call index into the first eight bytes of b.
-func (p *Program) StoreResult(index int, b []byte) {
-	p.keep = append(p.keep, unsafe.Pointer(&b[7]))
-	p.calls[index].store = (*uintptr)(unsafe.Pointer(&b[0]))
-}
+// StoreResult makes the walk write the result of call index into the eight bytes at address.
+func (p *Program) StoreResult(index int, address uintptr) { p.calls[index].store = address }
 
 // Fork adds a clone of the walking process with a memory of its own. What is added until EndChild is the
 // child's, and has to end it; what is added after it is the parent's.
 func (p *Program) Fork(flags uintptr) int { return p.Call(syscall.SYS_CLONE, flags) }
 
 // EndChild ends the child's part of the Fork with that index.
-func (p *Program) EndChild(fork int) { p.calls[fork].fork = uintptr(len(p.calls) - fork - 1) }
+func (p *Program) EndChild(fork int) { p.endSkip(fork) }
 
-// Bytes gives b's address and keeps b alive as long as the program.
+// Unless begins what is done only if call from, which needs a result other than 0 for that, was not reached or failed.
+func (p *Program) Unless(from int) int {
+	index := p.Call(value)
+	p.Feed(from, index, 0)
+	return index
+}
+
+// EndUnless ends what the Unless with that index began.
+func (p *Program) EndUnless(index int) { p.endSkip(index) }
+
+func (p *Program) endSkip(index int) { p.calls[index].skip = uintptr(len(p.calls) - index - 1) }
+
+// Expect lets the walk fail with errno unless the word at address, masked, is want.
+func (p *Program) Expect(address, mask, want uintptr, errno syscall.Errno) {
+	p.Call(expect, address, mask, want, uintptr(errno))
+}
+
+// Bytes gives the address of b, or of a copy, and keeps it as long as the program.
 func (p *Program) Bytes(b []byte) uintptr {
 	if len(b) == 0 {
 		return 0
 	}
-	return p.Pointer(unsafe.Pointer(&b[0]))
+	if p.isImage {
+		return p.place(b)
+	}
+	return p.pointer(unsafe.Pointer(&b[0]))
 }
 
-// Text gives the address of s as a C string.
-func (p *Program) Text(s string) uintptr { return p.Pointer(unsafe.Pointer(cstring(s))) }
+// Text gives the address of s as a C string. A zero inside s ends it early, which callers exclude.
+func (p *Program) Text(s string) uintptr {
+	b := make([]byte, len(s)+1)
+	copy(b, s)
+	return p.Bytes(b)
+}
 
 // Texts gives the address of a null-terminated array of C strings, as execve(2) takes it.
 func (p *Program) Texts(list []string) uintptr {
-	array := make([]*byte, len(list)+1)
+	array := make([]uintptr, len(list)+1)
 	for i, s := range list {
-		array[i] = cstring(s)
+		array[i] = p.Text(s)
 	}
-	return p.Pointer(unsafe.Pointer(&array[0]))
+	return p.Words(array...)
 }
 
-// Pointer gives v as a raw argument and keeps what it points to alive as long as the program. It must
+// Words gives the address of an array of 64-bit words.
+func (p *Program) Words(list ...uintptr) uintptr { return words(p, list) }
+
+// Halves gives the address of an array of 32-bit words.
+func (p *Program) Halves(list ...uint32) uintptr { return words(p, list) }
+
+func words[T any](p *Program, list []T) uintptr {
+	if len(list) == 0 {
+		return 0
+	}
+	return p.Bytes(unsafe.Slice((*byte)(unsafe.Pointer(&list[0])), len(list)*int(unsafe.Sizeof(list[0]))))
+}
+
+// pointer gives v as a raw argument and keeps what it points to alive as long as the program. It must
 // point into the heap: stacks move.
-func (p *Program) Pointer(v unsafe.Pointer) uintptr {
+func (p *Program) pointer(v unsafe.Pointer) uintptr {
 	p.keep = append(p.keep, v)
 	return uintptr(v)
 }
@@ -147,31 +181,35 @@ func (p *Program) Clone(flags uint64, exitSignal syscall.Signal) (int, error) {
 // errStarted is a bug of the caller: a sealed program's result slots have been used.
 var errStarted = errors.New("spawn: program started twice")
 
-// seal turns the calls into what the assembly reads. From here on no slice may be appended to.
+// seal turns the calls into what the assembly reads.
 func (p *Program) seal() *rawProgram {
+	raws := make([]rawCall, len(p.calls)+1) // one more: never an empty slice
+	steps := append([]rawFailure{}, p.steps...)
+	failures := uintptr(0)
+	if len(steps) > 0 {
+		failures = p.pointer(unsafe.Pointer(&steps[0]))
+	}
+	raw := p.link(raws, p.pointer(unsafe.Pointer(&raws[0])), failures)
+	return &raw
+}
+
+// link fills raws, which will be at address calls, and gives the program of them.
+func (p *Program) link(raws []rawCall, calls, failures uintptr) rawProgram {
 	if p.started {
 		panic(errStarted)
 	}
 	p.started = true
-	raws := make([]rawCall, len(p.calls)+1) // one more: never an empty slice
 	for i := range p.calls {
 		c := &p.calls[i]
 		raws[i] = c.rawCall
 		if c.step >= 0 {
-			raws[i].failure = &p.steps[c.step]
+			raws[i].failure = failures + uintptr(c.step)*unsafe.Sizeof(rawFailure{})
 		}
 		if c.into >= 0 {
-			raws[i].store = &raws[c.into].args[c.intoArg]
+			raws[i].store = calls + uintptr(c.into)*unsafe.Sizeof(rawCall{}) + unsafe.Offsetof(raws[i].args) + uintptr(c.intoArg)*unsafe.Sizeof(uintptr(0))
 		}
 	}
-	return &rawProgram{calls: &raws[0], count: uintptr(len(p.calls)), status: uintptr(p.status)}
-}
-
-// cstring copies s with a terminating zero; a zero inside s ends it early, which callers exclude.
-func cstring(s string) *byte {
-	b := make([]byte, len(s)+1)
-	copy(b, s)
-	return &b[0]
+	return rawProgram{calls: calls, count: uintptr(len(p.calls)), status: uintptr(p.status)}
 }
 
 // cloneErrno is the errno in a raw result, 0 for none: results from -4095 to -1 are errnos.

@@ -120,8 +120,7 @@ func (c *Command) execute(p *Program) {
 	if env == nil {
 		env = initEnv()
 	}
-	none := new(uint64)
-	p.Call(syscall.SYS_RT_SIGPROCMASK, sigSetMask, p.Pointer(unsafe.Pointer(none)), 0, sigsetSize)
+	p.Call(syscall.SYS_RT_SIGPROCMASK, sigSetMask, p.Words(0), 0, sigsetSize)
 	p.Call(sysExecveat, uintptr(len(c.Fds)), p.Text(""), p.Texts(c.Argv), p.Texts(env), atEmptyPath)
 }
 

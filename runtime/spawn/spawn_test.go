@@ -80,13 +80,13 @@ func TestLayoutIsWhatTheAssemblyReads(t *testing.T) {
 		name      string
 		got, want uintptr
 	}{
-		{"call", unsafe.Sizeof(c), 88}, {"nr", unsafe.Offsetof(c.nr), 0}, {"args", unsafe.Offsetof(c.args), 8},
+		{"call", unsafe.Sizeof(c), 96}, {"nr", unsafe.Offsetof(c.nr), 0}, {"args", unsafe.Offsetof(c.args), 8},
 		{"store", unsafe.Offsetof(c.store), 56}, {"tolerate", unsafe.Offsetof(c.tolerate), 64},
-		{"failure", unsafe.Offsetof(c.failure), 72}, {"fork", unsafe.Offsetof(c.fork), 80}, {"message", unsafe.Offsetof(f.message), 0},
+		{"failure", unsafe.Offsetof(c.failure), 72}, {"skip", unsafe.Offsetof(c.skip), 80}, {"miss", unsafe.Offsetof(c.miss), 88}, {"message", unsafe.Offsetof(f.message), 0},
 		{"length", unsafe.Offsetof(f.length), 8}, {"errno slot", unsafe.Offsetof(f.errno), 16},
 		{"calls", unsafe.Offsetof(p.calls), 0}, {"count", unsafe.Offsetof(p.count), 8},
 		{"status", unsafe.Offsetof(p.status), 16}, {"index", unsafe.Offsetof(p.index), 24},
-		{"errno", unsafe.Offsetof(p.errno), 32}, {"clone args", unsafe.Sizeof(cloneArgs{}), 88},
+		{"errno", unsafe.Offsetof(p.errno), 32}, {"image header", imageHeaderSize, 56}, {"program", unsafe.Offsetof(imageHeader{}.program), 16}, {"clone args", unsafe.Sizeof(cloneArgs{}), 88},
 	} {
 		if at.got != at.want {
 			t.Errorf("%s: got %d, want %d", at.name, at.got, at.want)
@@ -166,15 +166,13 @@ func TestPlaceFdsForSourcesBelowTheirTargets(t *testing.T) {
 	c := &Command{Exe: 1, Fds: []int{2, 1, 0}}
 	c.placeFds(p)
 	table := map[uintptr]string{0: "a", 1: "exe", 2: "c"}
-	raw := p.seal()
-	calls := unsafe.Slice(raw.calls, raw.count)
 	next := uintptr(4)
-	for i := range calls {
-		k := &calls[i]
+	for i := range p.calls {
+		k := &p.calls[i]
 		switch k.nr {
 		case syscall.SYS_FCNTL:
 			table[next] = table[k.args[0]]
-			*k.store = next
+			p.calls[k.into].args[k.intoArg] = next
 			next++
 		case syscall.SYS_DUP3:
 			if k.args[0] == k.args[1] {
@@ -393,7 +391,7 @@ func TestForkPartsParentFromChild(t *testing.T) {
 		// The fork of the fork's child: as with CLONE_PARENT, both report, and the parent knows the child's id.
 		report := (&launch.Status{Kind: launch.StatusChild}).Encode()
 		fork := p.Fork(0)
-		p.StoreResult(fork, report[launch.StatusPidOffset:])
+		p.StoreResult(fork, p.Bytes(report)+launch.StatusPidOffset)
 		p.Step("child", "")
 		p.Call(syscall.SYS_CHDIR, p.Text("/nowhere"))
 		p.EndChild(fork)
@@ -406,6 +404,44 @@ func TestForkPartsParentFromChild(t *testing.T) {
 	for _, s := range statuses {
 		if s.Kind == launch.StatusChild && s.Pid <= 1 || s.Kind == launch.StatusError && (s.Step != "child" || s.Errno != syscall.ENOENT) {
 			t.Errorf("got %+v", s)
+		}
+	}
+}
+
+func TestExpectComparesWhatIsMasked(t *testing.T) {
+	for _, c := range []struct {
+		mask, want uintptr
+		code       int
+	}{{0xff, 0x34, 7}, {^uintptr(0), 0x1234, 7}, {0xff, 0x1234, 1}, {0xff00, 0x34, 1}} {
+		code, statuses := cloned(t, func(p *Program) {
+			p.Step("compare", "it")
+			p.Expect(p.Words(0x1234), c.mask, c.want, syscall.EXDEV)
+			p.Call(syscall.SYS_EXIT_GROUP, 7)
+		})
+		if code != c.code || (code == 1) != (len(statuses) == 1 && statuses[0].Errno == syscall.EXDEV) {
+			t.Errorf("%+v: got exit %d and %+v", c, code, statuses)
+		}
+	}
+}
+
+// TestUnlessIsForWhatFailedOrWasPassedOver enters a directory, at the first or the second try.
+func TestUnlessIsForWhatFailedOrWasPassedOver(t *testing.T) {
+	for _, c := range []struct {
+		path string
+		code int
+	}{{"/", 5}, {"/nowhere", 6}} {
+		code, statuses := cloned(t, func(p *Program) {
+			enter := p.Call(syscall.SYS_CHDIR, p.Text(c.path))
+			where := p.Call(syscall.SYS_GETCWD, p.Bytes(make([]byte, 64)), 64)
+			p.Tolerate(enter, syscall.ENOENT)
+			p.EndMiss(enter)
+			unless := p.Unless(where)
+			p.Call(syscall.SYS_EXIT_GROUP, 6)
+			p.EndUnless(unless)
+			p.Call(syscall.SYS_EXIT_GROUP, 5)
+		})
+		if code != c.code || len(statuses) != 0 {
+			t.Errorf("%s: got exit %d and %+v, want %d", c.path, code, statuses, c.code)
 		}
 	}
 }

@@ -53,8 +53,7 @@ func (u *UserNamespace) enter(p *Program) {
 	for _, l := range u.Hard {
 		var now syscall.Rlimit
 		if syscall.Getrlimit(l.Resource, &now) == nil && now.Max < l.Hard {
-			limit := &[2]uint64{now.Cur, l.Hard}
-			p.Call(syscall.SYS_PRLIMIT64, 0, uintptr(l.Resource), p.Pointer(unsafe.Pointer(limit)), 0)
+			p.Call(syscall.SYS_PRLIMIT64, 0, uintptr(l.Resource), p.Words(uintptr(now.Cur), uintptr(l.Hard)), 0)
 		}
 	}
 	p.Call(sysSetns, uintptr(u.Fd), syscall.CLONE_NEWUSER)
@@ -68,7 +67,7 @@ func (u *UserNamespace) enter(p *Program) {
 func (u *UserNamespace) fork(p *Program, inside func(*Program)) *rawProgram {
 	fork := p.Fork(syscall.CLONE_NEWPID | cloneFlagParent | cloneFlagsVfork)
 	u.pid = [8]byte{}
-	p.StoreResult(fork, u.pid[:])
+	p.StoreResult(fork, p.Bytes(u.pid[:]))
 	inside(p)
 	p.EndChild(fork)
 	return p.seal()

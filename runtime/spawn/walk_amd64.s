@@ -16,16 +16,16 @@ TEXT ·cloneAndWalk(SB), NOSPLIT|NOFRAME, $0-32
 	RET
 
 child:
-	JMP	walkCalls<>(SB)
+	JMP	·walkCalls(SB)
 
 // func walk(p *rawProgram)
 TEXT ·walk(SB), NOSPLIT|NOFRAME, $0-8
 	MOVQ	p+0(FP), R12
-	JMP	walkCalls<>(SB)
+	JMP	·walkCalls(SB)
 
 // walkCalls makes the calls of the program at R12 and never returns. It touches no stack: after
 // CLONE_VM that stack is the suspended parent's.
-TEXT walkCalls<>(SB), NOSPLIT|NOFRAME, $0-0
+TEXT ·walkCalls(SB), NOSPLIT|NOFRAME, $0-0
 	MOVQ	0(R12), R13 // the call
 	MOVQ	8(R12), R15 // calls left
 	MOVQ	$2, BX      // the errno kept from tolerated failures: ENOENT before there is one
@@ -34,15 +34,17 @@ next:
 	TESTQ	R15, R15
 	JEQ	done
 	MOVQ	0(R13), AX
-	CMPQ	AX, $-1
-	JEQ	giveup
 	MOVQ	8(R13), DI
 	MOVQ	16(R13), SI
 	MOVQ	24(R13), DX
 	MOVQ	32(R13), R10
 	MOVQ	40(R13), R8
 	MOVQ	48(R13), R9
+	CMPQ	AX, $-3
+	JCC	pseudo
 	SYSCALL
+
+result:
 	CMPQ	AX, $0xfffffffffffff001
 	JCC	failed
 	MOVQ	56(R13), CX
@@ -51,17 +53,17 @@ next:
 	MOVQ	AX, (CX)
 
 stored:
-	MOVQ	80(R13), CX // of a fork: how many calls are the child's only
-	TESTQ	CX, CX
-	JEQ	advance
 	TESTQ	AX, AX
 	JEQ	advance
+	MOVQ	80(R13), CX // of a fork: how many calls are the child's only
+
+pass:
 	SUBQ	CX, R15
-	IMULQ	$88, CX
+	IMULQ	$96, CX
 	ADDQ	CX, R13
 
 advance:
-	ADDQ	$88, R13
+	ADDQ	$96, R13
 	DECQ	R15
 	JMP	next
 
@@ -72,10 +74,29 @@ failed:
 	MOVQ	64(R13), DX
 	BTQ	AX, DX
 	JCC	fatal
+	MOVQ	88(R13), CX
+	CMPQ	0(R13), $59 // execve
+	JNE	pass
 	CMPQ	BX, $13 // EACCES outweighs what follows, as in execvp(3)
-	JEQ	advance
+	JEQ	pass
 	MOVQ	AX, BX
-	JMP	advance
+	JMP	pass
+
+pseudo:
+	CMPQ	AX, $-1
+	JEQ	giveup
+	CMPQ	AX, $-3
+	JEQ	expect
+	MOVQ	DI, AX
+	JMP	result
+
+expect:
+	XORL	AX, AX
+	ANDQ	(DI), SI
+	CMPQ	SI, DX
+	JEQ	result
+	SUBQ	R10, AX
+	JMP	result
 
 giveup:
 	MOVQ	BX, AX

@@ -32,15 +32,17 @@ TEXT walkCalls<>(SB), NOSPLIT|NOFRAME, $0-0
 next:
 	CBZ	R21, done
 	MOVD	0(R20), R8
-	CMN	$1, R8
-	BEQ	giveup
 	MOVD	8(R20), R0
 	MOVD	16(R20), R1
 	MOVD	24(R20), R2
 	MOVD	32(R20), R3
 	MOVD	40(R20), R4
 	MOVD	48(R20), R5
+	CMN	$3, R8
+	BCS	pseudo
 	SVC
+
+result:
 	CMN	$4095, R0
 	BCS	failed
 	MOVD	56(R20), R9
@@ -48,16 +50,17 @@ next:
 	MOVD	R0, (R9)
 
 stored:
-	MOVD	80(R20), R9 // of a fork: how many calls are the child's only
-	CBZ	R9, advance
 	CBZ	R0, advance
+	MOVD	80(R20), R9 // of a fork: how many calls are the child's only
+
+pass:
 	SUB	R9, R21, R21
-	MOVD	$88, R10
+	MOVD	$96, R10
 	MUL	R10, R9, R9
 	ADD	R9, R20, R20
 
 advance:
-	ADD	$88, R20, R20
+	ADD	$96, R20, R20
 	SUB	$1, R21, R21
 	B	next
 
@@ -68,10 +71,27 @@ failed:
 	MOVD	64(R20), R9
 	LSR	R0, R9, R9
 	TBZ	$0, R9, fatal
+	MOVD	88(R20), R9
+	MOVD	0(R20), R10
+	CMP	$221, R10 // execve
+	BNE	pass
 	CMP	$13, R22 // EACCES outweighs what follows, as in execvp(3)
-	BEQ	advance
+	BEQ	pass
 	MOVD	R0, R22
-	B	advance
+	B	pass
+
+pseudo:
+	CMN	$1, R8
+	BEQ	giveup
+	CMN	$3, R8
+	BNE	result // the value is in R0
+	MOVD	(R0), R9
+	AND	R1, R9, R9
+	MOVD	ZR, R0
+	CMP	R2, R9
+	BEQ	result
+	NEG	R3, R0
+	B	result
 
 giveup:
 	MOVD	R22, R0

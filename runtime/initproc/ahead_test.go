@@ -1,0 +1,125 @@
+package initproc
+
+import (
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/podwright/podwright/runtime/launch"
+	"github.com/podwright/podwright/runtime/spawn"
+	"golang.org/x/sys/unix"
+)
+
+func TestWhichPlansAreListedAhead(t *testing.T) {
+	change := func(f func(*launch.Plan)) *launch.Plan {
+		plan := execInto(1000, nil, "true")
+		plan.Fds = []string{"container", "tasks"}
+		f(plan)
+		return plan
+	}
+	add := func(op launch.Op) *launch.Plan {
+		return change(func(p *launch.Plan) { p.Ops = slices.Insert(p.Ops, 0, op) })
+	}
+	for _, c := range []struct {
+		name string
+		plan *launch.Plan
+		want bool
+	}{
+		{"an exec", change(func(*launch.Plan) {}), true},
+		{"in cgroups of v1", add(launch.Op{Code: launch.OpJoinCgroupV1, Fd: 1}), true},
+		{"with a score", add(launch.Op{Code: launch.OpOOMScore, Number: 5}), true},
+		{"with a label", add(launch.Op{Code: launch.OpExecLabel, Path: "exec", Arg: "l"}), true},
+		{"a label of another process", add(launch.Op{Code: launch.OpExecLabel, Path: "../../1/attr/exec", Arg: "l"}), false},
+		{"on a terminal", add(launch.Op{Code: launch.OpConsole}), false},
+		{"makes its working directory", add(launch.Op{Code: launch.OpChdir, Path: "/a", Flags: 1}), false},
+		{"two working directories", add(launch.Op{Code: launch.OpChdir, Path: "/a"}), false},
+		{"relative working directory", add(launch.Op{Code: launch.OpChdir, Path: "a"}), false},
+		{"an impossible group", add(launch.Op{Code: launch.OpUser, Strings: []string{"x"}}), false},
+		{"bounding set by what init holds", change(func(p *launch.Plan) {
+			p.Ops = slices.DeleteFunc(p.Ops, func(op launch.Op) bool { return op.Code == launch.OpBounding })
+		}), false},
+		{"a container", change(func(p *launch.Plan) { p.Ops = container("true").Ops }), false},
+		{"no execution", change(func(p *launch.Plan) { p.Ops = p.Ops[:2] }), false},
+		{"no arguments", change(func(p *launch.Plan) { p.Args = nil }), false},
+	} {
+		if got := image(c.plan) != nil; got != c.want {
+			t.Errorf("%s: listed ahead %v, want %v", c.name, got, c.want)
+		}
+		if decoded, err := launch.Decode(spawn.AfterImage(PlanFile(c.plan))); err != nil || len(decoded.Ops) != len(c.plan.Ops) {
+			t.Errorf("%s: the plan in its file: %v", c.name, err)
+		}
+	}
+}
+
+// TestListedCallsNeedNoGo breaks the plan that follows the calls: whoever reads it fails.
+func TestListedCallsNeedNoGo(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("init begins with Go's runtime on " + runtime.GOARCH)
+	}
+	newLab(t)
+	_, table := oneRoot(t)
+	c := sleeping(t, container("sleep 1000"), table)
+	planFile = func(p *launch.Plan) []byte { return append(image(p), "no plan"...) }
+	defer func() { planFile = PlanFile }()
+	if got := start(t, execInto(1000, nil, "sh", "-c", "id -u"), []*os.File{c.file}, false).finish(t); got != "1000\nexit 0" {
+		t.Errorf("got %q", got)
+	}
+	l := start(t, container("true"), table, true) // can't be listed, so its plan is read
+	l.finish(t)
+	if want := (launch.StepError{Step: "read plan", Errno: unix.EINVAL}); l.failed == nil || *l.failed != want {
+		t.Errorf("got %v, want %v", l.failed, &want)
+	}
+}
+
+// TestExecInheritsNothing is TestWorkloadInheritsNothing for an exec.
+func TestExecInheritsNothing(t *testing.T) { eachWay(t, execInheritsNothing) }
+
+func execInheritsNothing(t *testing.T) {
+	newLab(t)
+	_, table := oneRoot(t)
+	c := sleeping(t, container("sleep 1000"), table)
+	defer restoreSignal(uintptr(unix.SIGPIPE), ignoreSignal(t, uintptr(unix.SIGPIPE)))
+	score := launch.Op{Code: launch.OpOOMScore, Step: "score", Fd: -1, Number: 77}
+	limit := launch.Op{Code: launch.OpRlimit, Step: "limit", Fd: -1, Number: unix.RLIMIT_NOFILE, Flags: 123, Strings: []string{"456"}}
+	plan := execInto(1000, nil, "sh", "-c", "umask; ulimit -n; ulimit -Hn; pwd; cat /proc/self/oom_score_adj; grep -E '^Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd; echo $PATH; ps -o pid,sid | grep \" $$ *$$\" >/dev/null && echo leader")
+	plan.Ops = slices.Concat([]launch.Op{score}, plan.Ops[:3], []launch.Op{limit}, plan.Ops[3:])
+	got := start(t, plan, []*os.File{c.file}, false).finish(t)
+	want := "0022\n123\n456\n/\n77\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n0  1  2  3\n/bin\nleader\nexit 0"
+	if got = strings.ReplaceAll(got, "0\n1\n2\n3\n", "0  1  2  3\n"); got != want {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
+func TestExecLooksItsProgramUp(t *testing.T) { eachWay(t, execLooksItsProgramUp) }
+
+func execLooksItsProgramUp(t *testing.T) {
+	newLab(t)
+	dir, table := oneRoot(t)
+	for _, d := range []string{"/a", "/b/echo", "/work"} {
+		if err := os.MkdirAll(dir+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	os.WriteFile(dir+"/a/echo", []byte("#!/bin/sh\necho wrong"), 0o644) // not executable
+	os.WriteFile(dir+"/work/here", []byte("#!/bin/sh\necho here $PWD"), 0o755)
+	c := sleeping(t, container("sleep 1000"), table)
+	for _, k := range []struct{ path, cwd, name, want string }{
+		{"PATH=/none:/a:/b:/bin/", "/", "echo", "\nexit 0"},
+		{"PATH=:/bin", "/work", "here", "here /work\nexit 0"},
+		{"PATH=/bin", "/work", "./here", "here /work\nexit 0"},
+		{"PATH=/bin", "/missing", "true", "exit 1"},
+	} {
+		plan := execInto(1000, []launch.Op{{Code: launch.OpChdir, Step: "again", Fd: -1, Path: k.cwd}}, k.name)
+		plan.Env[0] = k.path
+		for i := range plan.Ops {
+			if plan.Ops[i].Code == launch.OpChdir {
+				plan.Ops[i].Path = k.cwd
+			}
+		}
+		if got := start(t, plan, []*os.File{c.file}, false).finish(t); got != k.want {
+			t.Errorf("%+v: got %q", k, got)
+		}
+	}
+}

@@ -1,0 +1,4 @@
+package spawn
+
+// entry is not called: it is where the process begins.
+func entry()
