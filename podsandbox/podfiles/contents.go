@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -59,14 +60,10 @@ func (f *Files) resolvConf(dns *DNS) (string, error) {
 	return b.String(), nil
 }
 
-// oneWord keeps a value from becoming two, or a line of its own (the class of CVE-2022-4318).
+// oneWord keeps a value from becoming two, or a line of its own (the class of CVE-2022-4318), also for readers to whom
+// Unicode's spaces and line ends are such.
 func oneWord(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] == 0x7f {
-			return false
-		}
-	}
-	return s != ""
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) })
 }
 
 // copyHost reads a file of the host; a host without it has nothing to give.
