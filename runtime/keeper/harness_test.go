@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keeperBinary is the real program, built once for all tests of this package.
-var keeperBinary string
+// keeperBinary is the real program, built once for all tests of this package; initBinary is this one (fakeInit).
+var keeperBinary, initBinary string
 
 func TestMain(m *testing.M) {
 	switch os.Args[0] {
@@ -33,11 +33,19 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	keeperBinary = filepath.Join(dir, "podwright-keeper")
-	build := exec.Command("go", "build", "-o", keeperBinary, "github.com/podwright/podwright/cmd/podwright-keeper")
-	build.Stdout, build.Stderr = os.Stderr, os.Stderr
-	if err := build.Run(); err != nil {
-		panic(err)
+	keeperBinary, initBinary = filepath.Join(dir, "podwright-keeper"), filepath.Join(dir, "podwright-init")
+	for _, args := range [][]string{
+		{"build", "-o", keeperBinary, "github.com/podwright/podwright/cmd/podwright-keeper"},
+		// Static, whatever these tests are: the race detector's programs look for their interpreter, and the keeper sees no
+		// file of the host's.
+		{"test", "-c", "-o", initBinary, "."},
+	} {
+		build := exec.Command("go", args...)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		build.Stdout, build.Stderr = os.Stderr, os.Stderr
+		if err := build.Run(); err != nil {
+			panic(err)
+		}
 	}
 	code := m.Run()
 	os.RemoveAll(dir)
@@ -160,15 +168,11 @@ func newNode(t testing.TB) *node {
 		t.Skip("needs root: the keeper makes mount namespaces and checks for uid 0")
 	}
 	n := &node{t: t, dir: t.TempDir(), exits: map[string][]wire.Exit{}}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	log, err := os.OpenFile(filepath.Join(n.dir, "keeper.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.config = Config{RunDir: filepath.Join(n.dir, "run"), KeeperBinary: keeperBinary, InitBinary: self, Log: log}
+	n.config = Config{RunDir: filepath.Join(n.dir, "run"), KeeperBinary: keeperBinary, InitBinary: initBinary, Log: log}
 	n.config.OnExit = func(id string, e wire.Exit) {
 		n.mu.Lock()
 		defer n.mu.Unlock()

@@ -215,7 +215,6 @@ func TestConnectSaysWhyNoKeeperStarts(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	self, _ := os.Executable()
 	log, err := os.Create(t.TempDir() + "/log")
 	if err != nil {
 		t.Fatal(err)
@@ -224,9 +223,9 @@ func TestConnectSaysWhyNoKeeperStarts(t *testing.T) {
 	none := func(string, wire.Exit) {}
 	n := &node{t: t}
 	for want, config := range map[string]Config{
-		"no such file":      {RunDir: t.TempDir(), KeeperBinary: "/nonexistent", InitBinary: self, OnExit: none, Log: log},
-		"exec format error": {RunDir: t.TempDir(), KeeperBinary: "/etc/hostname", InitBinary: self, OnExit: none, Log: log},
-		"anchor ended":      {RunDir: t.TempDir(), KeeperBinary: "/bin/true", InitBinary: self, OnExit: none, Log: log},
+		"no such file":      {RunDir: t.TempDir(), KeeperBinary: "/nonexistent", InitBinary: initBinary, OnExit: none, Log: log},
+		"exec format error": {RunDir: t.TempDir(), KeeperBinary: "/etc/hostname", InitBinary: initBinary, OnExit: none, Log: log},
+		"anchor ended":      {RunDir: t.TempDir(), KeeperBinary: "/bin/true", InitBinary: initBinary, OnExit: none, Log: log},
 		"are required":      {},
 	} {
 		if _, err := Connect(n.ctx(), config); err == nil || !strings.Contains(err.Error(), want) {
@@ -240,10 +239,9 @@ func TestKeeperWithoutDirectoryEnds(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root")
 	}
-	self, _ := os.Executable()
 	n := &node{t: t}
 	dir := t.TempDir() + "/run"
-	c, err := Connect(n.ctx(), Config{RunDir: dir, KeeperBinary: keeperBinary, InitBinary: self, OnExit: func(string, wire.Exit) {}})
+	c, err := Connect(n.ctx(), Config{RunDir: dir, KeeperBinary: keeperBinary, InitBinary: initBinary, OnExit: func(string, wire.Exit) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
