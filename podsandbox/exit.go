@@ -24,10 +24,16 @@ func (m *Manager) OnExit(id string, exit wire.Exit) {
 		return
 	}
 	m.exits.Add(1)
-	// Owner: Manager; ends by exitDeadline after recovery; Shutdown waits for it.
+	// Owner: Manager; ends by exitDeadline after recovery, or with a daemon that leaves before; Shutdown waits for it.
 	go func() {
 		defer m.exits.Done()
-		<-m.recovered
+		select {
+		case <-m.recovered:
+		case <-m.leaving: // the keeper keeps it for the next daemon, unless recovery is done too
+			if m.Recovered() != nil {
+				return
+			}
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), exitDeadline)
 		defer cancel()
 		m.handleExit(ctx, id, exit)

@@ -145,10 +145,8 @@ func New(cfg Config) (*Manager, error) {
 
 // Ready says why nothing can be started now, or nil. It reads memory only.
 func (m *core) Ready() error {
-	select {
-	case <-m.recovered:
-	default:
-		return kindf(ErrUnavailable, "podwright is still recovering its records")
+	if err := m.Recovered(); err != nil {
+		return err
 	}
 	if !m.keeper.Load().Connected() {
 		return kindf(ErrUnavailable, "the keeper is unreachable: nothing can be started or stopped until it answers again")
@@ -156,8 +154,27 @@ func (m *core) Ready() error {
 	return nil
 }
 
+// Recovered says why nothing can be changed, or nil: before recovery is done, a record may say of its object what holds no
+// more. It reads memory only.
+func (m *core) Recovered() error {
+	select {
+	case <-m.recovered:
+		return nil
+	default:
+	}
+	client := m.keeper.Load()
+	if client == nil || client.Connected() {
+		return kindf(ErrUnavailable, "podwright is still recovering its records")
+	}
+	cause := ""
+	if err := client.Trouble(); err != nil {
+		cause = " (" + err.Error() + ")"
+	}
+	return kindf(ErrUnavailable, "the keeper has not answered since podwright was started%s: until it does, lists say what was recorded last and nothing can be changed", cause)
+}
+
 // SandboxIDs gives every sandbox there is, those with unreadable records too: what CNI GC must not take for leftovers.
-func (m *core) SandboxIDs() []string {
+func (m *Manager) SandboxIDs() []string {
 	var ids []string
 	m.sandboxes.each(func(s *sandbox) { ids = append(ids, s.id) })
 	m.creating.Range(func(id, _ any) bool { ids = append(ids, id.(string)); return true })
@@ -168,7 +185,7 @@ func (m *core) SandboxIDs() []string {
 }
 
 // Operations lists what is under way, oldest first.
-func (m *core) Operations() []*Operation { return m.ops.list() }
+func (m *Manager) Operations() []*Operation { return m.ops.list() }
 
 // Leave ends what may take hours, stops that wait for a container's own end and streams of events: their callers ask the
 // next daemon. It is called once, before Shutdown.

@@ -3,7 +3,6 @@ package podsandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"time"
 
@@ -26,87 +25,12 @@ const (
 	reasonCodeLost = "ExitCodeLost"
 )
 
-// Start recovers every record against what kernel and keeper say, in one pass by the table of docs/architecture.md, and
-// then serves. It runs before the socket opens. One bad record or failed step is logged and never fatal.
-func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
-	m.keeper.Store(client)
-	loaded, err := m.cfg.Records.Load()
-	if err != nil {
-		return fmt.Errorf("load records: %w", err)
-	}
-	m.unreadable.keep(ctx, loaded.Bad)
-	children, err := client.List(ctx)
-	if err != nil {
-		return fmt.Errorf("ask the keeper for its processes: %w", err)
-	}
-	r := &recovery{m: m, client: client, children: map[string]wire.Child{}}
-	for _, child := range children {
-		r.children[child.ID] = child
-	}
-	for i := range loaded.Sandboxes {
-		r.loadSandbox(ctx, &loaded.Sandboxes[i])
-	}
-	for i := range loaded.Containers {
-		r.loadContainer(ctx, &loaded.Containers[i])
-	}
-	r.all(ctx)
-	m.finishUpdates(ctx)
-	close(m.recovered)
-	m.exits.Add(1)
-	// Owner: Manager; ends with one compilation; Shutdown waits for it.
-	go func() {
-		defer m.exits.Done()
-		m.warm()
-	}()
-	return nil
-}
-
-// warm compiles the filter that most containers get, so that the first of them does not wait for it. An error is the
-// first container's to report.
-func (m *Manager) warm() {
-	caps, err := spec.Capabilities(&criv1.ContainerConfig{}, m.cfg.Node)
-	if err == nil {
-		_, _, err = m.cfg.Seccomp.CompileProfile(m.cfg.SeccompDefault, caps)
-	}
-	if err != nil {
-		klog.ErrorS(err, "Could not compile the default seccomp profile")
-	}
-}
-
-// OnFresh is for the keeper's client to call when keeper and anchor were lost together and started anew: everything
-// that is recorded as running is looked at again, as after a restart of the daemon.
-func (m *Manager) OnFresh() {
-	<-m.recovered
-	ctx, cancel := context.WithTimeout(context.Background(), teardownDeadline)
-	defer cancel()
-	client := m.keeper.Load()
-	children, err := client.List(ctx)
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Could not ask the new keeper for its processes")
-		return
-	}
-	r := &recovery{m: m, client: client, children: map[string]wire.Child{}}
-	for _, child := range children {
-		r.children[child.ID] = child
-	}
-	m.waiters.Range(func(id, waiter any) bool {
-		if _, known := r.children[id.(string)]; !known { // its exit will never come
-			select {
-			case waiter.(chan wire.Exit) <- wire.Exit{Code: lostCode, Lost: true}:
-			default:
-			}
-		}
-		delete(r.children, id.(string)) // somebody waits for it: no stranger
-		return true
-	})
-	r.all(ctx)
-}
-
 // recovery is one pass; children that a record claims are deleted from the map, the rest are nobody's.
 type recovery struct {
-	m        *Manager
-	client   *keeper.Client
-	children map[string]wire.Child
+	m           *Manager
+	client      *keeper.Client
+	children    map[string]wire.Child
+	interrupted error // the keeper went away before it could say what decides over a container
 }
 
 // all brings every record in line with kernel and keeper: sandboxes first, since their containers need them.
@@ -255,7 +179,11 @@ func (r *recovery) running(ctx context.Context, c *container, child wire.Child) 
 func (r *recovery) unknown(ctx context.Context, c *container) {
 	rec := c.record()
 	log := klog.FromContext(ctx)
-	if exit, exited, err := r.client.Exit(ctx, c.id); err == nil && exited {
+	exit, exited, err := r.client.Exit(ctx, c.id)
+	if r.isInterrupted(err) {
+		return
+	}
+	if err == nil && exited {
 		if err := r.m.finish(ctx, c, exit); err != nil {
 			log.Error(err, "Could not record an exit; the keeper keeps it", "containerID", c.id)
 		}
@@ -268,6 +196,9 @@ func (r *recovery) unknown(ctx context.Context, c *container) {
 			log.Info("Adopted a container that its keeper had lost", "containerID", c.id, "pid", rec.PID)
 			return
 		}
+		if r.isInterrupted(err) {
+			return
+		}
 		log.Error(err, "Could not adopt a running container", "containerID", c.id, "pid", rec.PID)
 	}
 	populated, err := r.m.cfg.Cgroups.Populated(rec.CgroupPath)
@@ -276,6 +207,15 @@ func (r *recovery) unknown(ctx context.Context, c *container) {
 		return
 	}
 	r.lost(ctx, c, reasonCodeLost, "it ended while nobody could see its exit code")
+}
+
+// isInterrupted: err says nothing about the container, which must not be killed for it.
+func (r *recovery) isInterrupted(err error) bool {
+	if !errors.Is(err, keeper.ErrDisconnected) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	r.interrupted = err
+	return true
 }
 
 func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process) error {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,6 +105,10 @@ func keeperPrograms(cfg config.Config) (keeper.Config, error) {
 	return keeper.Config{RunDir: filepath.Join(cfg.RunDir, "keeper"), KeeperBinary: keeperBinary, InitBinary: initBinary}, nil
 }
 
+// keeperPatience is how long the socket stays closed for a keeper that does not answer. One that has to be started, or
+// replaces itself, needs less.
+const keeperPatience = 3 * time.Second
+
 // connectKeeper reaches the node's keeper, or starts one in a cgroup of its own, outside every pod's.
 func (s *services) connectKeeper(ctx context.Context, manager *podsandbox.Manager) (*keeper.Client, error) {
 	keeperConfig, err := keeperPrograms(s.cfg)
@@ -121,7 +126,7 @@ func (s *services) connectKeeper(ctx context.Context, manager *podsandbox.Manage
 	if err != nil {
 		return nil, err
 	}
-	keeperConfig.OnExit, keeperConfig.OnFresh = manager.OnExit, manager.OnFresh
+	keeperConfig.OnExit, keeperConfig.OnFresh, keeperConfig.Patience = manager.OnExit, manager.OnFresh, keeperPatience
 	return keeper.Connect(ctx, keeperConfig)
 }
 

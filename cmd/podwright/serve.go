@@ -55,7 +55,8 @@ func setLogLevel(level int) error {
 	return flags.Set("v", strconv.Itoa(level))
 }
 
-// serve runs until ctx ends. The socket opens only after recovery, and READY is said only then.
+// serve runs until ctx ends. The socket opens only after recovery, or with a keeper that does not answer, and READY is said
+// only then.
 func serve(ctx context.Context, cfg config.Config) error {
 	unix.Umask(0o022) // whatever the caller's was: files and sockets below depend on it, and CNI plugins inherit it
 	// More than there are processors: a call must not wait for a goroutine that unpacks to be preempted, which takes Go 10 ms
@@ -82,9 +83,9 @@ func serve(ctx context.Context, cfg config.Config) error {
 	defer services.close()
 	watch.Serve(ctx, services.sources())
 	calls := &openCalls{}
-	streams := cri.Streams{Leaving: services.manager.Leaving()}
+	streams, gate := cri.Streams{Leaving: services.manager.Leaving()}, cri.Gate{Recovered: services.manager.Recovered}
 	server := grpc.NewServer(append(watch.ServerOptions(), grpc.MaxRecvMsgSize(cri.MaxMessageBytes), grpc.MaxSendMsgSize(cri.MaxMessageBytes),
-		grpc.ChainUnaryInterceptor(calls.unary), grpc.ChainStreamInterceptor(calls.stream, streams.Intercept))...)
+		grpc.ChainUnaryInterceptor(calls.unary, gate.Intercept), grpc.ChainStreamInterceptor(calls.stream, streams.Intercept))...)
 	if err := services.register(server); err != nil {
 		return err
 	}

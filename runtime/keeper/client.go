@@ -10,12 +10,10 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/wire"
-	"golang.org/x/sys/unix"
 )
 
 // Errors that callers branch on.
@@ -49,33 +47,20 @@ type Config struct {
 	OnFresh func()
 	// NoStart: reach a keeper that runs, and start none.
 	NoStart bool
+	// Patience is how long Connect waits for a keeper that does not answer. It then gives a client that is not connected and
+	// goes on trying. 0: as long as its context lasts.
+	Patience time.Duration
 }
 
 // Client speaks to one keeper, whichever process that is at present.
 type Client struct {
-	config    Config
-	connected atomic.Bool
-	again     atomic.Uint64 // connections after the first
-	closing   context.CancelFunc
-	done      sync.WaitGroup
-	exits     exitQueue
-	anchorPID int         // that we started, to be waited for; 0: none
-	greeted   bool        // a keeper has answered, ever
-	fresh     bool        // we started a pair, and OnFresh has not been called for it
-	stopping  atomic.Bool // Shutdown: the end of the session is meant
-
-	mu sync.Mutex // guards session
-	// session is the present connection; nil between two.
-	session *session
+	link
+	closing context.CancelFunc
+	done    sync.WaitGroup
 }
 
-const (
-	helloTimeout = 15 * time.Second // an upgrade in place may take as long
-	minBackoff   = 10 * time.Millisecond
-	maxBackoff   = 2 * time.Second
-)
-
-// Connect reaches the keeper, starting one if there is none, and stays connected until Close.
+// Connect reaches the keeper, starting one if there is none, and stays connected until Close. What trying again won't
+// change is an error, at this time only.
 func Connect(ctx context.Context, config Config) (*Client, error) {
 	if config.RunDir == "" || config.KeeperBinary == "" || config.InitBinary == "" || config.OnExit == nil {
 		return nil, errors.New("keeper client: RunDir, KeeperBinary, InitBinary and OnExit are required")
@@ -85,33 +70,19 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 			return nil, fmt.Errorf("make keeper's directory: %w", err)
 		}
 	}
-	c := &Client{config: config}
+	c := &Client{link: link{config: config, reached: make(chan struct{}), failed: make(chan error, 1)}}
 	c.exits.init(config.OnExit)
-	var s *session
-	err := retry(ctx, func() (err error) {
-		if s, err = c.connect(ctx); err == nil {
-			err = c.resync(ctx, s)
-		}
-		return err
-	}, isPermanent)
-	if err != nil {
-		return nil, err
-	}
-	c.fresh = false // the caller asks for the list anyway
 	lifetime, cancel := context.WithCancel(context.Background())
 	c.closing = cancel
-	c.connected.Store(true)
 	c.done.Add(2)
-	go func() { defer c.done.Done(); c.keepConnected(lifetime, s) }() // stopped and waited for by Close
-	go func() { defer c.done.Done(); c.exits.run() }()                // stopped and waited for by Close
+	go func() { defer c.done.Done(); c.keepConnected(lifetime) }() // stopped and waited for by Close
+	go func() { defer c.done.Done(); c.exits.run() }()             // stopped and waited for by Close
+	if err := c.firstConnection(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
 	return c, nil
 }
-
-// Connected tells, without a lock, whether requests can be made.
-func (c *Client) Connected() bool { return c.connected.Load() }
-
-// Reconnects counts the connections that were made anew since Connect.
-func (c *Client) Reconnects() uint64 { return c.again.Load() }
 
 // Close ends the client; keeper and children go on. It must not be called from OnExit.
 func (c *Client) Close() {
@@ -125,128 +96,6 @@ func (c *Client) Close() {
 		s.close()
 	}
 	c.done.Wait()
-}
-
-// keepConnected waits for the end of a session and begins the next.
-func (c *Client) keepConnected(ctx context.Context, s *session) {
-	for {
-		select {
-		case <-s.ended:
-		case <-ctx.Done():
-		}
-		c.connected.Store(false)
-		c.setSession(nil)
-		s.close()
-		if c.stopping.Load() {
-			return
-		}
-		err := retry(ctx, func() (err error) {
-			if s, err = c.connect(ctx); err != nil {
-				return err
-			}
-			if c.fresh && c.config.OnFresh != nil {
-				c.config.OnFresh()
-			}
-			return c.resync(ctx, s)
-		}, func(error) bool { return false })
-		if err != nil {
-			return
-		}
-		c.fresh = false
-		c.again.Add(1)
-		c.connected.Store(true)
-	}
-}
-
-// retry calls f, ever more seldom, until it succeeds, gives up, or ctx ends.
-func retry(ctx context.Context, f func() error, giveUp func(error) bool) error {
-	for wait := minBackoff; ; wait = min(2*wait, maxBackoff) {
-		err := ctx.Err()
-		if err == nil {
-			err = f()
-		}
-		if err == nil || giveUp(err) {
-			return err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return fmt.Errorf("connect to keeper: %w", errors.Join(err, ctx.Err()))
-		}
-	}
-}
-
-// permanentError is what trying again won't change: a program is missing, an anchor can't do its work here.
-type permanentError struct{ error }
-
-func (e permanentError) Unwrap() error { return e.error }
-
-func isPermanent(err error) bool {
-	var permanent permanentError
-	return errors.As(err, &permanent)
-}
-
-// connect makes the session through which requests go, and a keeper where there is none.
-func (c *Client) connect(ctx context.Context) (*session, error) {
-	socket, err := c.dial()
-	if c.config.NoStart && (errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)) {
-		return nil, permanentError{fmt.Errorf("%w on %s", ErrNone, c.config.RunDir)}
-	}
-	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-		if err = c.startPair(); err == nil {
-			c.fresh = true
-			socket, err = c.dial()
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := newSession(socket, func(m *wire.Message) { c.exits.add(m.ID, m.Exit) })
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
-	defer cancel()
-	if _, _, err = s.call(ctx, &wire.Message{Op: wire.OpHello}, nil); err != nil {
-		s.close()
-		return nil, fmt.Errorf("greet keeper: %w", errors.Join(err, c.anchorFate()))
-	}
-	c.greeted = true
-	c.setSession(s)
-	_ = c.anchorFate() // one that died alone was replaced by its keeper; as its parent we reap it
-	return s, nil
-}
-
-// resync delivers the exits that were missed. Those that come twice are filtered by the queue.
-func (c *Client) resync(ctx context.Context, s *session) error {
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
-	defer cancel()
-	m, _, err := s.call(ctx, &wire.Message{Op: wire.OpList}, nil)
-	if err != nil {
-		c.setSession(nil)
-		s.close()
-		return fmt.Errorf("list children: %w", err)
-	}
-	for i := range m.Children {
-		if child := &m.Children[i]; child.Exit != nil {
-			c.exits.add(child.ID, child.Exit)
-		}
-	}
-	return nil
-}
-
-func (c *Client) setSession(s *session) {
-	c.mu.Lock()
-	c.session = s
-	c.mu.Unlock()
-}
-
-// call makes a request on the present session.
-func (c *Client) call(ctx context.Context, m *wire.Message, fds []int) (*wire.Message, []int, error) {
-	c.mu.Lock()
-	s := c.session
-	c.mu.Unlock()
-	if s == nil {
-		return nil, nil, ErrDisconnected
-	}
-	return s.call(ctx, m, fds)
 }
 
 // failure turns an answer's error into what callers know.

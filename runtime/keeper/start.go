@@ -15,8 +15,8 @@ import (
 
 // openRunDir opens the run directory. Sockets are bound and reached below it through its descriptor: a path may be
 // longer than the 108 bytes of a socket's address.
-func (c *Client) openRunDir() (*os.File, error) {
-	dir, err := os.OpenFile(c.config.RunDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+func (l *link) openRunDir() (*os.File, error) {
+	dir, err := os.OpenFile(l.config.RunDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open keeper's directory: %w", err)
 	}
@@ -28,8 +28,8 @@ func socketAddress(dir *os.File) *unix.SockaddrUnix {
 }
 
 // dial gives a connected socket. ENOENT and ECONNREFUSED mean that there is no keeper.
-func (c *Client) dial() (*os.File, error) {
-	dir, err := c.openRunDir()
+func (l *link) dial() (*os.File, error) {
+	dir, err := l.openRunDir()
 	if err != nil {
 		return nil, err
 	}
@@ -40,22 +40,22 @@ func (c *Client) dial() (*os.File, error) {
 	}
 	if err := unix.Connect(fd, socketAddress(dir)); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("connect to %s: %w", c.config.RunDir+"/"+wire.SocketName, err)
+		return nil, fmt.Errorf("connect to %s: %w", l.config.RunDir+"/"+wire.SocketName, err)
 	}
 	return os.NewFile(uintptr(fd), "keeper"), nil
 }
 
 // startPair starts an anchor, which starts the keeper. Of several clients one does, the others get an error. The lock lies on the open directory, which the anchor and keeper share: it is held for as long as one of them lives.
-func (c *Client) startPair() error {
-	dir, err := c.openRunDir()
+func (l *link) startPair() error {
+	dir, err := l.openRunDir()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("another keeper has, or is about to make, its socket in %s: %w", c.config.RunDir, err)
+		return fmt.Errorf("another keeper has, or is about to make, its socket in %s: %w", l.config.RunDir, err)
 	}
-	if fate := c.anchorFate(); fate != nil && !c.greeted { // the one before, which never had a keeper that answered
+	if fate := l.anchorFate(); fate != nil && !l.greeted { // the one before, which never had a keeper that answered
 		return fate
 	}
 	listener, err := listen(dir)
@@ -63,7 +63,7 @@ func (c *Client) startPair() error {
 		return permanentError{fmt.Errorf("listen for keeper: %w", err)}
 	}
 	defer listener.Close()
-	binaries, err := c.programs()
+	binaries, err := l.programs()
 	if err != nil {
 		return permanentError{err}
 	}
@@ -73,15 +73,15 @@ func (c *Client) startPair() error {
 		return err
 	}
 	defer null.Close()
-	log := c.config.Log
+	log := l.config.Log
 	if log == nil {
 		log = os.Stderr
 	}
 	files := []*os.File{0: null, 1: log, 2: log, wire.PeerFd: null, wire.ListenerFd: listener, wire.RunDirFd: dir,
 		wire.BinaryFd: binaries[0], wire.InitFd: binaries[1]}
-	files = append(files, c.config.CgroupProcs...)
+	files = append(files, l.config.CgroupProcs...)
 	process, err := os.StartProcess("/proc/self/fd/"+strconv.Itoa(wire.BinaryFd),
-		[]string{"podwright-keeper", wire.ArgAnchor, strconv.Itoa(len(c.config.CgroupProcs))},
+		[]string{"podwright-keeper", wire.ArgAnchor, strconv.Itoa(len(l.config.CgroupProcs))},
 		&os.ProcAttr{
 			Files: files,
 			// Nothing of the daemon's environment reaches keeper or init.
@@ -92,21 +92,21 @@ func (c *Client) startPair() error {
 	if err != nil {
 		return permanentError{fmt.Errorf("start anchor: %w", err)}
 	}
-	c.anchorPID = process.Pid
+	l.anchorPID = process.Pid
 	return process.Release() // it outlives us; anchorFate waits for it where it doesn't
 }
 
 // anchorFate reaps an anchor that we started and that has ended, and says how.
-func (c *Client) anchorFate() error {
-	if c.anchorPID == 0 {
+func (l *link) anchorFate() error {
+	if l.anchorPID == 0 {
 		return nil
 	}
 	var status unix.WaitStatus
-	pid, err := unix.Wait4(c.anchorPID, &status, unix.WNOHANG, nil)
+	pid, err := unix.Wait4(l.anchorPID, &status, unix.WNOHANG, nil)
 	if err == nil && pid == 0 {
 		return nil
 	}
-	c.anchorPID = 0
+	l.anchorPID = 0
 	return permanentError{fmt.Errorf("anchor ended with wait status %#x, its log says why", int(status))}
 }
 
@@ -131,9 +131,9 @@ func listen(dir *os.File) (*os.File, error) {
 
 // programs gives keeper and init as files that nobody can change, not even a container that reaches them through
 // /proc/<pid>/exe (CVE-2019-5736), and that keep no file system of the host busy.
-func (c *Client) programs() ([]*os.File, error) {
+func (l *link) programs() ([]*os.File, error) {
 	var files []*os.File
-	for _, path := range []string{c.config.KeeperBinary, c.config.InitBinary} {
+	for _, path := range []string{l.config.KeeperBinary, l.config.InitBinary} {
 		f, err := sealedCopy(path)
 		if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) { // vm.memfd_noexec=2, or an LSM
 			f, err = readOnlyCopy(path)
