@@ -22,6 +22,7 @@ var calls = []string{
 	"RuntimeService.UpdateContainerResources", "RuntimeService.UpdatePodSandboxResources",
 	"RuntimeService.ContainerStats", "RuntimeService.ListContainerStats", "RuntimeService.StreamContainerStats",
 	"RuntimeService.PodSandboxStats", "RuntimeService.ListPodSandboxStats", "RuntimeService.StreamPodSandboxStats",
+	"RuntimeService.ListMetricDescriptors", "RuntimeService.ListPodSandboxMetrics", "RuntimeService.StreamPodSandboxMetrics",
 	"RuntimeService.ReopenContainerLog", "RuntimeService.Exec", "RuntimeService.PortForward",
 	"RuntimeService.GetContainerEvents", "RuntimeService.StreamPodSandboxes", "RuntimeService.StreamContainers", "ImageService.StreamImages",
 	"ImageService.PullImage", "ImageService.ImageStatus", "ImageService.ListImages", "ImageService.RemoveImage", "ImageService.ImageFsInfo",

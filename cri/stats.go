@@ -54,3 +54,20 @@ func (s *statistics) StreamPodSandboxStats(req *criv1.StreamPodSandboxStatsReque
 		return stream.Send(withEntries(&criv1.StreamPodSandboxStatsResponse{}, part))
 	})
 }
+
+// ListMetricDescriptors says what metrics there are; the answer never changes.
+func (s *statistics) ListMetricDescriptors(context.Context, *criv1.ListMetricDescriptorsRequest) (*criv1.ListMetricDescriptorsResponse, error) {
+	return &criv1.ListMetricDescriptorsResponse{Descriptors: s.cfg.Manager.MetricDescriptors()}, nil
+}
+
+// ListPodSandboxMetrics is of all ready sandboxes and what runs in them.
+func (s *statistics) ListPodSandboxMetrics(ctx context.Context, _ *criv1.ListPodSandboxMetricsRequest) (*criv1.ListPodSandboxMetricsResponse, error) {
+	return withEntries(&criv1.ListPodSandboxMetricsResponse{}, s.cfg.Manager.ListSandboxMetrics(ctx)), nil
+}
+
+// StreamPodSandboxMetrics is ListPodSandboxMetrics in parts.
+func (s *statistics) StreamPodSandboxMetrics(_ *criv1.StreamPodSandboxMetricsRequest, stream grpc.ServerStreamingServer[criv1.StreamPodSandboxMetricsResponse]) error {
+	return inChunks(s.cfg.Manager.ListSandboxMetrics(stream.Context()), encodedSize, func(part []podsandbox.Encoded) error {
+		return stream.Send(withEntries(&criv1.StreamPodSandboxMetricsResponse{}, part))
+	})
+}

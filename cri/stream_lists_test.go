@@ -101,6 +101,7 @@ func TestEncodedEntriesAreEntriesToTheClient(t *testing.T) {
 	for _, answer := range []proto.Message{
 		&criv1.ListPodSandboxResponse{}, &criv1.ListContainersResponse{}, &criv1.StreamPodSandboxesResponse{}, &criv1.StreamContainersResponse{},
 		&criv1.ListContainerStatsResponse{}, &criv1.StreamContainerStatsResponse{}, &criv1.ListPodSandboxStatsResponse{}, &criv1.StreamPodSandboxStatsResponse{},
+		&criv1.ListPodSandboxMetricsResponse{}, &criv1.StreamPodSandboxMetricsResponse{},
 	} {
 		fields := answer.ProtoReflect().Descriptor().Fields()
 		if fields.Len() != 1 || fields.Get(0).Number() != entriesField || !fields.Get(0).IsList() {

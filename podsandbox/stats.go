@@ -114,9 +114,10 @@ func (m *statsManager) lookAtContainers(ctx context.Context, list []*container, 
 			targets, ids = append(targets, containerTarget(rec, depth)), append(ids, c.id)
 		}
 	}
-	used := m.layers.of(ids...)
-	for i, one := range m.groups.at(ctx, targets) {
-		found[i].figures, found[i].layer = one, used[i]
+	m.layers.of(ids...) // a small layer that nobody asked for before is counted while groups are looked at
+	looked := m.groups.at(ctx, targets)
+	for i, use := range m.layers.of(ids...) {
+		found[i].figures, found[i].layer = looked[i], use
 	}
 	return slices.DeleteFunc(found, func(l containerLook) bool { return l.figures == nil })
 }

@@ -77,7 +77,7 @@ type MemoryDetail struct {
 	KernelBytes       uint64 // v2: 0 before Linux 5.18
 	// Of the group itself, without those below; v2 has only the sum.
 	OwnPageFaults, OwnMajorPageFaults uint64
-	LimitHits                         uint64 // v1: its failcnt
+	LimitHits                         uint64
 	OOMKills                          uint64
 }
 
@@ -213,7 +213,8 @@ func (r *reader) memoryDetailV2(s *Stats, stat string) {
 		"file": &d.CacheBytes, "file_mapped": &d.MappedFileBytes, "active_file": &d.ActiveFileBytes, "inactive_file": &d.InactiveFileBytes, "kernel": &d.KernelBytes,
 	})
 	d.OwnPageFaults, d.OwnMajorPageFaults = s.Memory.PageFaults, s.Memory.MajorPageFaults
-	d.OOMKills = r.keyed("memory", "memory.events")["oom_kill"]
+	events := r.keyed("memory", "memory.events")
+	d.LimitHits, d.OOMKills = events["max"], events["oom_kill"]
 	if peak, ok := r.optional("memory", "memory.peak"); ok {
 		d.PeakBytes, _ = strconv.ParseUint(peak, 10, 64)
 	}

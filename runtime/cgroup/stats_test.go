@@ -24,7 +24,7 @@ func unifiedFiles() map[string]string {
 		"memory.stat":    "anon 100\nfile 90\nkernel 12\nfile_mapped 9\ninactive_file 300\nactive_file 60\npgfault 70\npgmajfault 7\n",
 		"memory.current": "1000\n", "memory.max": "max\n", "memory.peak": "1500\n",
 		"memory.pressure":     "some avg10=0.00 avg60=0.00 avg300=0.00 total=2\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=1\n",
-		"memory.swap.current": "40\n", "memory.swap.max": "50\n", "memory.events": "low 0\noom 2\noom_kill 1\n",
+		"memory.swap.current": "40\n", "memory.swap.max": "50\n", "memory.events": "low 0\nmax 4\noom 2\noom_kill 1\n",
 		"pids.current": "3\n", "pids.max": "9\n",
 	}
 }
@@ -66,7 +66,7 @@ func TestUnifiedStatisticsTakeNoErrorForAZero(t *testing.T) {
 			},
 			CPUTimes: CPUTimes{User: time.Millisecond, System: 2 * time.Millisecond, Periods: 7, ThrottledPeriods: 5, Throttled: 4 * time.Millisecond},
 			Detail: MemoryDetail{PeakBytes: 1500, CacheBytes: 90, MappedFileBytes: 9, ActiveFileBytes: 60, InactiveFileBytes: 300, KernelBytes: 12,
-				OwnPageFaults: 70, OwnMajorPageFaults: 7, OOMKills: 1},
+				OwnPageFaults: 70, OwnMajorPageFaults: 7, LimitHits: 4, OOMKills: 1},
 			Pids:    PidsStats{Current: 3, Limit: 9},
 			Devices: []DeviceIO{{Major: 8, ReadBytes: 1, WriteBytes: 2, Reads: 3, Writes: 4}},
 		}

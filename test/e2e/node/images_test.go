@@ -266,6 +266,7 @@ var implemented = []string{
 	"Exec", "PortForward", "GetContainerEvents", "StreamPodSandboxes", "StreamContainers", "StreamImages",
 	"UpdateContainerResources", "UpdatePodSandboxResources", "ReopenContainerLog",
 	"ContainerStats", "ListContainerStats", "StreamContainerStats", "PodSandboxStats", "ListPodSandboxStats", "StreamPodSandboxStats",
+	"ListMetricDescriptors", "ListPodSandboxMetrics", "StreamPodSandboxMetrics",
 }
 
 func TestOtherCallsAreUnimplemented(t *testing.T) {

@@ -36,5 +36,7 @@ func TestCrictlStats(t *testing.T) {
 		t.Errorf("crictl stats: got %s, %v", text, err)
 	}
 	c.has([]string{p.id[:13], p.config.GetMetadata().GetName()}, "statsp", "--seconds", "1")
+	c.has([]string{"container_memory_working_set_bytes", "labelKeys", "namespace"}, "metricdescs")
+	c.has([]string{"container_network_receive_bytes_total", "container_cpu_usage_seconds_total", p.id, one.id, "eth0"}, "metricsp")
 	c.has([]string{"defaultInterface", "eth0", one.id, "processCount"}, "statsp", "--seconds", "1", "--output", "json", p.id)
 }
