@@ -92,7 +92,7 @@ func (s *Server) Status(_ context.Context, req *criv1.StatusRequest) (*criv1.Sta
 		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{
 			RecursiveReadOnlyMounts: true, UserNamespaces: s.cfg.Manager.UserNamespaces(),
 		}}},
-		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true},
+		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
 	if req.GetVerbose() {
 		raw, err := json.Marshal(s.cfg.Info())

@@ -45,7 +45,7 @@ func Fields() []Field {
 	list = append(list, handled("ContainerConfig.",
 		"metadata.name metadata.attempt image.image image.user_specified_image command args working_dir envs.key envs.value",
 		"mounts.container_path mounts.host_path mounts.readonly mounts.selinux_relabel mounts.propagation mounts.recursive_read_only",
-		"mounts.image.image mounts.image.user_specified_image mounts.image_sub_path",
+		"mounts.image.image mounts.image.user_specified_image mounts.image_sub_path mounts.mount_options",
 		idMapping("mounts.uidMappings"), idMapping("mounts.gidMappings"),
 		"devices.container_path devices.host_path devices.permissions labels annotations log_path stdin stdin_once tty stop_signal")...)
 	list = append(list, handled("ContainerConfig.linux.resources.",
@@ -76,7 +76,6 @@ func Fields() []Field {
 		Field{"ContainerConfig.mounts.image.annotations", Inert, "the CRI defines them as hints for choosing a platform at pull"},
 		Field{"ContainerConfig.mounts.image.image_ref", Inert, "it is for answers: ContainerStatus puts the image's id there"},
 		Field{"ContainerConfig.mounts.image.runtime_handler", Refused, "there is no runtime handler but the default one"},
-		Field{"ContainerConfig.mounts.mount_options", Refused, "mount options are not supported yet"},
 	)
 }
 

@@ -58,7 +58,7 @@ func imageMount(m *criv1.Mount, ids map[string]string) (specs.Mount, error) {
 	if id == "" {
 		return specs.Mount{}, invalid("mounts.image.image", m.GetImage().GetImage(), "not found")
 	}
-	options := []string{"ro", "nosuid", "nodev"}
+	options := append([]string{"ro", "nosuid", "nodev"}, m.GetMountOptions()...)
 	if sub := path.Clean(m.GetImageSubPath()); sub != "." {
 		options = append(options, subPathPrefix+sub)
 	}

@@ -105,6 +105,9 @@ func sandboxMounts(in *ContainerInput, targets map[string]bool) []specs.Mount {
 	return mounts
 }
 
+// protections are the mount_options of the CRI: what a mount does not allow. They hold for what is mounted below it as well.
+var protections = []string{"noexec", "nodev", "nosuid"}
+
 // requestMount never says "rw": that would undo a read-only mount the node's owner made the source of.
 func requestMount(m *criv1.Mount) specs.Mount {
 	options := []string{"rbind", "rprivate"}
@@ -120,6 +123,7 @@ func requestMount(m *criv1.Mount) specs.Mount {
 	case m.GetReadonly():
 		options = append(options, "ro")
 	}
+	options = append(options, m.GetMountOptions()...)
 	mount := specs.Mount{Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: m.GetHostPath(), Options: options}
 	if len(m.GetUidMappings()) > 0 {
 		// As in the field, of the mount alone: what is mounted below it may be unable to map, and stays as it is.

@@ -3,6 +3,7 @@ package spec
 import (
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -155,6 +156,11 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 			return invalid(at+".recursive_read_only", "true", "needs readonly")
 		case m.GetRecursiveReadOnly() && m.GetPropagation() != criv1.MountPropagation_PROPAGATION_PRIVATE:
 			return invalid(at+".recursive_read_only", "true", "needs propagation PROPAGATION_PRIVATE: what is mounted later would be writable")
+		}
+		for _, option := range m.GetMountOptions() {
+			if !slices.Contains(protections, option) {
+				return invalid(at+".mount_options", option, "want %s", strings.Join(protections, ", "))
+			}
 		}
 		if err := checkMountMappings(at, m, sandbox); err != nil {
 			return err

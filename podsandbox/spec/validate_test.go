@@ -119,6 +119,9 @@ func TestContainersThatAreRefused(t *testing.T) {
 			c.Mounts[0].RecursiveReadOnly, c.Mounts[0].Readonly = true, true
 			c.Mounts[0].Propagation = criv1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
 		}},
+		{"mount option of no protection", "mounts[0].mount_options", func(c *criv1.ContainerConfig) { c.Mounts[0].MountOptions = []string{"noexec", "rw"} }},
+		{"two mount options in one", "mounts[0].mount_options", func(c *criv1.ContainerConfig) { c.Mounts[0].MountOptions = []string{"noexec,nodev"} }},
+		{"empty mount option", "mounts[0].mount_options", func(c *criv1.ContainerConfig) { c.Mounts[0].MountOptions = []string{""} }},
 		{"mount over /proc", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "/proc" }},
 		{"mount over /proc/self (CVE-2019-16884)", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "/proc/self/attr" }},
 		{"the same spelt otherwise", "mounts[0].container_path", func(c *criv1.ContainerConfig) { c.Mounts[0].ContainerPath = "//x/../proc/./self" }},

@@ -156,6 +156,91 @@ func TestPropagation(t *testing.T) {
 }
 
 // Read-only reaches the mounts below a volume where that is asked for, and only there.
+// protectedVolume holds a program, a set-user-ID one and a device, each also on a file system mounted below.
+func protectedVolume(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(dir, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", below, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Unmount(below, unix.MNT_DETACH) })
+	probe, err := os.ReadFile(os.Getenv(workVariable) + "/probe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{dir, below} {
+		err := os.WriteFile(d+"/suid-probe", probe, 0o755)
+		if err == nil {
+			err = os.Chmod(d+"/suid-probe", 0o4755|os.ModeSetuid)
+		}
+		if err == nil {
+			err = unix.Mknod(d+"/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+		}
+		if err == nil {
+			err = os.Chmod(d+"/null", 0o666)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestMountOptionsProtectVolumes(t *testing.T) {
+	n := onNode(t)
+	dir := protectedVolume(t)
+	s, err := n.Status(ctx(t), &criv1.StatusRequest{})
+	if err != nil || !s.GetFeatures().GetMountOptions() {
+		t.Errorf("features: got %v, %v, want mount options among them", s.GetFeatures(), err)
+	}
+	testRefusals(t, n.pod(t), map[string]refusal{
+		"no protection": {change: func(c *criv1.ContainerConfig) {
+			c.Mounts = []*criv1.Mount{{HostPath: dir, ContainerPath: "/v", MountOptions: []string{"nodev", "sync"}}}
+		}, words: []string{"mounts[0].mount_options", "sync", "noexec"}},
+	})
+	for name, change := range map[string][]func(*criv1.PodSandboxConfig){"the node's users": nil, "users of its own": {ownUser}} {
+		t.Run(name, func(t *testing.T) {
+			c := n.pod(t, change...).sleeper(func(c *criv1.ContainerConfig) {
+				security(c).RunAsUser = &criv1.Int64Value{Value: 1000}
+				options := security(c).GetNamespaceOptions().GetUsernsOptions()
+				for at, list := range map[string][]string{"/none": nil, "/noexec": {"noexec"}, "/nodev": {"nodev"}, "/nosuid": {"nosuid"}, "/all": {"nosuid", "nodev", "noexec", "nodev"}} {
+					m := bind(dir, at)
+					m.MountOptions, m.UidMappings, m.GidMappings = list, options.GetUids(), options.GetGids()
+					c.Mounts = append(c.Mounts, m)
+				}
+			})
+			for at, want := range map[string]string{"/none": "exec dev suid", "/noexec": "dev", "/nodev": "exec suid", "/nosuid": "exec dev", "/all": ""} {
+				for _, below := range []string{"", "/below"} {
+					// A file system without a mapping sets no user ID that the pod does not have.
+					script := "cd " + at + below + "; ./suid-probe id >/tmp/id 2>/dev/null && echo exec; (echo x >null) 2>/dev/null && echo dev; grep -q 'euid 0 ' /tmp/id && echo suid; true"
+					want := want
+					if change != nil && below != "" {
+						want = strings.TrimSpace(strings.ReplaceAll(want, "suid", ""))
+					}
+					if got := strings.Join(strings.Fields(c.exec("sh", "-c", "rm -f /tmp/id; "+script)), " "); got != want {
+						t.Errorf("%s%s: got %q, want %q", at, below, got, want)
+					}
+				}
+			}
+		})
+	}
+	id := n.imageStatus(t, mustTestImage(t)).GetId()
+	got := n.pod(t).output(func(c *criv1.ContainerConfig) {
+		c.Mounts = []*criv1.Mount{imageMount(id, "/tools", "bin"), imageMount(id, "/data/tools", "bin")}
+		c.Mounts[1].MountOptions = []string{"noexec"}
+	}, "sh", "-c", "/tools/probe id >/dev/null && echo executed; /data/tools/probe id 2>&1 | grep -c 'Permission denied'")
+	if got != "executed\n1\n" {
+		t.Errorf("an image mount: got %q, want it executable unless noexec is asked for", got)
+	}
+}
+
 func TestRecursiveReadOnlyVolumes(t *testing.T) {
 	p := onNode(t).pod(t)
 	dir := t.TempDir()
