@@ -90,7 +90,7 @@ func (s *Server) Status(_ context.Context, req *criv1.StatusRequest) (*criv1.Sta
 	resp := &criv1.StatusResponse{
 		Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{ready, network}},
 		RuntimeHandlers: []*criv1.RuntimeHandler{{Name: "", Features: &criv1.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: true, UserNamespaces: s.cfg.Manager.UserNamespaces(),
+			RecursiveReadOnlyMounts: s.cfg.Manager.RecursiveReadOnly(), UserNamespaces: s.cfg.Manager.UserNamespaces(),
 		}}},
 		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}

@@ -191,6 +191,9 @@ func (m *Manager) Operations() []*Operation { return m.ops.list() }
 // next daemon. It is called once, before Shutdown.
 func (m *core) Leave() { close(m.leaving) }
 
+// RecursiveReadOnly says whether mounts can be read-only with what is mounted below them here.
+func (m *Manager) RecursiveReadOnly() bool { return m.cfg.Node.RecursiveReadOnly }
+
 // Leaving is closed by Leave.
 func (m *Manager) Leaving() <-chan struct{} { return m.leaving }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/selinux"
 )
 
@@ -131,6 +132,16 @@ func swapLimit(groups *cgroup.Manager) bool {
 		}
 	}
 	return false
+}
+
+// probeRecursiveReadOnly: what a kernel, or what stands in for one, only seems to do is not announced, and refused where it is
+// asked for.
+func probeRecursiveReadOnly() bool {
+	err := mounts.ProbeReadOnlyBelow()
+	if err != nil {
+		klog.InfoS("Mounts cannot be recursively read-only on this node", "err", fmt.Sprint(err))
+	}
+	return err == nil
 }
 
 func apparmorEnabled() bool {

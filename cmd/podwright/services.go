@@ -158,6 +158,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	node.RecursiveReadOnly = probeRecursiveReadOnly()
 	node.UserNamespaces = probeUserNamespaces(s.cfg.StateDir, pins, opener)
 	boot, err := bootID()
 	if err != nil {

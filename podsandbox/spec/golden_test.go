@@ -43,7 +43,7 @@ func testNode(version int) Node {
 	node := Node{
 		CgroupVersion: version, Controllers: []string{"cpu", "cpuset", "memory", "pids", "hugetlb", "io", "devices"},
 		HugepageSizes: []string{"2MB", "1GB"}, SwapLimit: true,
-		Capabilities: 1<<len(capabilityNames) - 1, MinOOMScoreAdj: -1000, UserNamespaces: true,
+		Capabilities: 1<<len(capabilityNames) - 1, MinOOMScoreAdj: -1000, UserNamespaces: true, RecursiveReadOnly: true,
 	}
 	if version == 1 {
 		node.Hierarchies = []Hierarchy{

@@ -26,6 +26,8 @@ type Node struct {
 
 	// UserNamespaces: sandboxes can have one, with their root file systems mapped to it.
 	UserNamespaces bool
+	// RecursiveReadOnly: a mount can be read-only with all that is mounted below it.
+	RecursiveReadOnly bool
 
 	SELinux  bool // the kernel has it enabled
 	AppArmor bool

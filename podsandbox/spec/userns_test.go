@@ -159,3 +159,13 @@ func TestReaperOfAUserNamespaceIsAUserThatItHas(t *testing.T) {
 	checkLaunchable(t, l)
 	compare(t, "testdata/reaper-user.txt", []byte(Print(l)))
 }
+
+func TestRecursiveReadOnlyNeedsTheKernel(t *testing.T) {
+	config, node := goodContainer(), testNode(2)
+	config.Mounts[0].Readonly, config.Mounts[0].RecursiveReadOnly = true, true
+	if err := ValidateContainer(config, goodSandbox(), node); err != nil {
+		t.Errorf("on a node that can: %v", err)
+	}
+	node.RecursiveReadOnly = false
+	wantField(t, ValidateContainer(config, goodSandbox(), node), "mounts[0].recursive_read_only")
+}

@@ -152,6 +152,8 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 			return invalid(at+".container_path", m.GetContainerPath(), "this part of /proc cannot be mounted over")
 		case m.GetSelinuxRelabel() && node.SELinux:
 			return invalid(at+".selinux_relabel", "true", "SELinux is on and not supported yet")
+		case m.GetRecursiveReadOnly() && !node.RecursiveReadOnly:
+			return invalid(at+".recursive_read_only", "true", "this node cannot make what is mounted below a mount read-only (Linux 5.12)")
 		case m.GetRecursiveReadOnly() && !m.GetReadonly():
 			return invalid(at+".recursive_read_only", "true", "needs readonly")
 		case m.GetRecursiveReadOnly() && m.GetPropagation() != criv1.MountPropagation_PROPAGATION_PRIVATE:

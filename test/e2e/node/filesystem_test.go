@@ -197,8 +197,8 @@ func TestMountOptionsProtectVolumes(t *testing.T) {
 	n := onNode(t)
 	dir := protectedVolume(t)
 	s, err := n.Status(ctx(t), &criv1.StatusRequest{})
-	if err != nil || !s.GetFeatures().GetMountOptions() {
-		t.Errorf("features: got %v, %v, want mount options among them", s.GetFeatures(), err)
+	if err != nil || !s.GetFeatures().GetMountOptions() || !s.GetRuntimeHandlers()[0].GetFeatures().GetRecursiveReadOnlyMounts() {
+		t.Errorf("features: got %v, %v, want mount options and recursively read-only mounts among them", s, err)
 	}
 	testRefusals(t, n.pod(t), map[string]refusal{
 		"no protection": {change: func(c *criv1.ContainerConfig) {
