@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -297,7 +298,10 @@ func TestCrictlEvents(t *testing.T) {
 		t.Skip("crictl is missing: test/e2e/tools/get crictl says why")
 	}
 	n := onNode(t)
-	cmd := exec.Command(os.Getenv(crictlVariable), "--runtime-endpoint", "unix://"+n.socket(), "events", "--output", "json")
+	// By itself it gives a busy node two seconds to answer, and ends.
+	cmd := exec.Command(os.Getenv(crictlVariable), "--runtime-endpoint", "unix://"+n.socket(), "--timeout", "30s", "events", "--output", "json")
+	var notes bytes.Buffer // what it logs; to be read when it has ended
+	cmd.Stderr = &notes
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -321,7 +325,7 @@ func TestCrictlEvents(t *testing.T) {
 	}()
 	// When crictl has subscribed it does not say, and it may be in the middle of a pod's life: the second one it shows whole.
 	seen := ""
-	for deadline := time.Now().Add(20 * time.Second); strings.Count(seen, "CONTAINER_DELETED_EVENT") < 2 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); strings.Count(seen, "CONTAINER_DELETED_EVENT") < 2 && time.Now().Before(deadline); {
 		p, err := n.RunPodSandbox(ctx(t), &criv1.RunPodSandboxRequest{Config: n.podConfig()})
 		if err != nil {
 			t.Fatal(err)
@@ -329,7 +333,10 @@ func TestCrictlEvents(t *testing.T) {
 		n.removePod(t, p.GetPodSandboxId())
 		for more := true; more; {
 			select {
-			case line := <-lines:
+			case line, ok := <-lines:
+				if !ok {
+					t.Fatalf("crictl events ended: %v: %s", cmd.Wait(), &notes)
+				}
 				seen += line + "\n"
 			case <-time.After(300 * time.Millisecond):
 				more = false
