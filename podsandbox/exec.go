@@ -133,7 +133,7 @@ func (m *execManager) execSync(ctx context.Context, op *Operation, c *container,
 		stdout, stderr := output.finish()
 		return &ExecResult{Stdout: stdout, Stderr: stderr, ExitCode: int32(exit.Code)}, nil
 	case <-ctx.Done():
-		m.killTree(c.record().CgroupPath, started.process, started.exit)
+		m.killTreeFor(c.record().CgroupPath, started.process, started.exit)
 		return nil, kindf(ErrTimeout, "command %q timed out and was killed: %w", args[0], ctx.Err())
 	}
 }

@@ -17,7 +17,8 @@ import (
 // are gone and the command is reaped, or after killDeadline (a process stuck in the kernel).
 func (m *execManager) killTree(group string, leader wire.Process, reaped <-chan wire.Exit) {
 	deadline := time.Now().Add(killDeadline)
-	for time.Now().Before(deadline) {
+	// The kernel needs a moment to end them; nothing tells when.
+	for pause := 2 * time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, 100*time.Millisecond) {
 		pids, err := m.cfg.Cgroups.Pids(group)
 		if err != nil {
 			break
@@ -29,11 +30,31 @@ func (m *execManager) killTree(group string, leader wire.Process, reaped <-chan 
 		for _, p := range victims {
 			p.kill()
 		}
-		time.Sleep(2 * time.Millisecond) // the kernel needs a moment to end them; nothing tells when
+		time.Sleep(pause)
 	}
 	select {
 	case <-reaped:
 	case <-time.After(time.Until(deadline)):
+	}
+}
+
+// stuckPatience is how long the caller of a command that was killed waits for its end.
+const stuckPatience = 2 * time.Second
+
+// killTreeFor does so for a caller, who waits no longer than stuckPatience: a command that is stuck in the kernel must not
+// take its call's deadline with it.
+func (m *execManager) killTreeFor(group string, leader wire.Process, reaped <-chan wire.Exit) {
+	gone := make(chan struct{})
+	m.exits.Add(1)
+	// Owner: core; ends by killDeadline; Shutdown waits for it.
+	go func() {
+		defer m.exits.Done()
+		m.killTree(group, leader, reaped)
+		close(gone)
+	}()
+	select {
+	case <-gone:
+	case <-time.After(stuckPatience):
 	}
 }
 

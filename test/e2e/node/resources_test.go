@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/runtime/kerneltest"
 )
 
 // groupFile finds a file of a container's cgroup by its v1 or its v2 name.
@@ -56,17 +60,77 @@ func TestLimitsReachTheGroup(t *testing.T) {
 	}
 }
 
-// A score below what podwright may set is raised, with a note, and the container runs.
-func TestLowOOMScoreDegrades(t *testing.T) {
-	p := onNode(t).pod(t)
-	c := p.sleeper(func(c *criv1.ContainerConfig) { c.Linux.Resources.OomScoreAdj = -998 })
-	got, err := strconv.Atoi(strings.TrimSpace(c.exec("cat", "/proc/1/oom_score_adj")))
-	if err != nil {
-		t.Fatal(err)
+// A score below what podwright may set is raised, with a note, and the container runs; in a user namespace too.
+func TestLowOOMScoreDegradesB62(t *testing.T) {
+	n := onNode(t)
+	for name, change := range map[string][]func(*criv1.PodSandboxConfig){"host's users": nil, "a user namespace": {ownUser}} {
+		t.Run(name, func(t *testing.T) {
+			c := n.pod(t, change...).sleeper(func(c *criv1.ContainerConfig) { c.Linux.Resources.OomScoreAdj = -998 })
+			own, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", n.daemon.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			lowest := strings.TrimSpace(string(own))
+			got := strings.TrimSpace(c.exec("cat", "/proc/1/oom_score_adj"))
+			switch notes := strings.Join(c.info().Notes, "\n"); {
+			case got == "-998": // podwright has CAP_SYS_RESOURCE
+			case got != lowest || !strings.Contains(notes, "oom_score_adj -998 raised to "+lowest):
+				t.Errorf("got score %s and notes %q, want -998, or podwright's own %s and a note", got, notes, lowest)
+			}
+		})
 	}
-	if notes := strings.Join(c.info().Notes, "\n"); got != -998 && !strings.Contains(notes, "oom_score_adj -998 raised to "+strconv.Itoa(got)) {
-		t.Errorf("got score %d and notes %q, want -998 or a note", got, notes)
+}
+
+// Nothing of the runtime's is in a pod's group or counted there: not while a container starts, runs, has commands and
+// terminals in it, or shares its PID namespace, whose PID 1 has a group of its own.
+func TestRuntimeIsOutsideThePodsLimitsB61(t *testing.T) {
+	n := onNode(t)
+	keeper, anchor := n.pair(t)
+	for name, pid := range map[string]int{"daemon": n.daemon.Process.Pid, "keeper": keeper, "anchor": anchor} {
+		groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(groups), n.group+"/pods") {
+			t.Errorf("%s is in a pod's group: %s", name, groups)
+		}
 	}
+	for name, change := range map[string][]func(*criv1.PodSandboxConfig){"processes of its own": nil, "processes shared in the pod": {podPID}} {
+		t.Run(name, func(t *testing.T) {
+			c := n.pod(t, change...).start(func(c *criv1.ContainerConfig) { c.Tty = true }, "sleep", "1000")
+			var wait sync.WaitGroup
+			for range 3 {
+				wait.Go(func() { c.tryExec(20, "sleep", "2") }) // how it ends is another test's
+			}
+			defer wait.Wait()
+			got := ""
+			defer func() {
+				if t.Failed() {
+					t.Logf("in the container's group: %s", got)
+				}
+			}()
+			// Init counts until it has become the command: what a start costs is the container's.
+			eventually(t, 10*time.Second, "group of four commands and nothing else", func() bool {
+				got = c.commands()
+				return got == "sleep 1000, sleep 2, sleep 2, sleep 2" && c.groupFile("pids.current", "pids.current") == "4"
+			})
+		})
+	}
+}
+
+// commands are those of the processes in the container's group.
+func (c *container) commands() string {
+	group, list := c.info().CgroupPath, []string{}
+	for _, dir := range []string{"/sys/fs/cgroup/pids", "/sys/fs/cgroup"} {
+		pids, _ := os.ReadFile(filepath.Join(dir, group, "cgroup.procs"))
+		for _, field := range strings.Fields(string(pids)) {
+			if pid, err := strconv.Atoi(field); err == nil {
+				list = append(list, kerneltest.Process{PID: pid}.Command())
+			}
+		}
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
 }
 
 func TestSpinnerOverItsQuotaIsThrottled(t *testing.T) {
