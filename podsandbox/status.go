@@ -70,7 +70,8 @@ func namespaceOptions(config *criv1.PodSandboxConfig) *criv1.NamespaceOption {
 	return &criv1.NamespaceOption{}
 }
 
-// ContainerStatus answers from memory; verbose adds pid, sandboxID, config, runtimeSpec and the plan.
+// ContainerStatus answers from memory; verbose adds pid, sandboxID, config, runtimeSpec, the plan, and
+// for a running one what the kernel says holds (package isolation).
 func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusResponse, error) {
 	c, err := m.containers.find("container", id)
 	if b, ok := m.unreadable.find(kindContainer, id); err != nil && ok {
@@ -92,6 +93,13 @@ func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusR
 		facts["notes"] = spec.Notes(ociSpec)
 		if launchable, err := m.compile(c.id, ociSpec); err == nil {
 			facts["plan"] = spec.Print(launchable)
+		}
+		if rec.Phase == record.ContainerRunning {
+			if report, err := m.isolationReport(rec, ociSpec); err == nil {
+				facts["isolation"] = report
+			} else {
+				facts["isolationError"] = err.Error()
+			}
 		}
 	}
 	info, err := infoJSON(c.config, facts)

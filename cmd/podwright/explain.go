@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/podsandbox/isolation"
+)
+
+func explainCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "explain container", Short: "Show what isolates a running container: what was asked, what the kernel says holds; exit code 1 if less holds",
+		Args: cobra.ExactArgs(1), RunE: withDaemon(explain),
+	}
+	cmd.Flags().StringP("output", "o", "table", "table or json")
+	return cmd
+}
+
+func explain(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, args []string) error {
+	format, err := cmd.Flags().GetString("output")
+	if err != nil {
+		return err
+	}
+	write := map[string]func(io.Writer, *isolation.Report) error{"table": writeReport, "json": writeReportJSON}[format]
+	if write == nil {
+		return fmt.Errorf("--output %q: neither table nor json", format)
+	}
+	resp, err := criv1.NewRuntimeServiceClient(conn).ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: args[0], Verbose: true})
+	if err != nil {
+		return err
+	}
+	var info struct {
+		Isolation *isolation.Report `json:"isolation"`
+		Error     string            `json:"isolationError"`
+	}
+	if err := json.Unmarshal([]byte(resp.GetInfo()["info"]), &info); err != nil {
+		return fmt.Errorf("container %s: %w", args[0], err)
+	}
+	if info.Isolation == nil && info.Error != "" {
+		return fmt.Errorf("container %s: %s", args[0], info.Error)
+	}
+	if info.Isolation == nil {
+		return fmt.Errorf("container %s is %s: only what runs can be looked at", args[0], resp.GetStatus().GetState())
+	}
+	if err := write(cmd.OutOrStdout(), info.Isolation); err != nil {
+		return err
+	}
+	if n := info.Isolation.Differences(); n > 0 {
+		return fmt.Errorf("container %s: %d of %d properties hold less than was asked", args[0], n, len(info.Isolation.Findings))
+	}
+	return nil
+}
+
+func writeReportJSON(out io.Writer, r *isolation.Report) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(r)
+}
+
+// writeReport marks differences in the first column, where a search for them finds nothing else.
+func writeReport(out io.Writer, r *isolation.Report) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "\tPROPERTY\tASKED\tENFORCED")
+	for _, f := range r.Findings {
+		mark := ""
+		if f.Differs {
+			mark = "!!"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", mark, plain(f.Aspect), plain(f.Asked), plain(f.Enforced))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintln(out, "note:", plain(note))
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/podwright/podwright/podsandbox/isolation"
+)
+
+// explained is the report of a container, and whether podwright explain found nothing wrong.
+func (c *container) explained() (isolation.Report, bool) {
+	c.p.t.Helper()
+	out, err := c.p.n.podwright("explain", "-o", "json", c.id)
+	var r isolation.Report
+	if bad := json.NewDecoder(strings.NewReader(out)).Decode(&r); bad != nil {
+		c.p.t.Fatalf("explain: %v\n%s", bad, out)
+	}
+	return r, err == nil
+}
+
+func differing(r isolation.Report) (list []string) {
+	for _, f := range r.Findings {
+		if f.Differs {
+			list = append(list, fmt.Sprintf("%s: %s instead of %s", f.Aspect, f.Enforced, f.Asked))
+		}
+	}
+	return list
+}
+
+// kubeletLike is what the kubelet sends for a container of a pod that asks for nothing.
+func kubeletLike(c *criv1.ContainerConfig) {
+	s := security(c)
+	s.Seccomp = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault}
+	s.MaskedPaths = []string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap"}
+	s.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+	*resources(c) = criv1.LinuxContainerResources{CpuShares: 102, CpuQuota: 20000, CpuPeriod: 100000, MemoryLimitInBytes: 64<<20 + 1, OomScoreAdj: 1000}
+}
+
+func restricted(c *criv1.ContainerConfig) {
+	kubeletLike(c)
+	s := security(c)
+	s.NoNewPrivs, s.ReadonlyRootfs, s.RunAsUser = true, true, &criv1.Int64Value{Value: 1000}
+	s.RunAsGroup, s.SupplementalGroups = &criv1.Int64Value{Value: 1000}, []int64{2000}
+	s.Capabilities = &criv1.Capability{DropCapabilities: []string{"ALL"}}
+}
+
+// TestExplainConfirmsWhatHolds reads back the isolation of every kind of pod.
+func TestExplainConfirmsWhatHolds(t *testing.T) {
+	n := onNode(t)
+	volume := t.TempDir()
+	for _, c := range []struct {
+		name string
+		pod  []func(*criv1.PodSandboxConfig)
+		make func(*criv1.ContainerConfig)
+	}{
+		{"plain", nil, kubeletLike}, {"restricted", []func(*criv1.PodSandboxConfig){ownNetwork}, restricted},
+		{"processes shared in the pod", []func(*criv1.PodSandboxConfig){ownNetwork, podPID}, kubeletLike},
+		{"the host's processes and IPC", []func(*criv1.PodSandboxConfig){hostPID, hostIPC}, kubeletLike},
+		{"user namespace", []func(*criv1.PodSandboxConfig){ownUser}, restricted},
+		{"privileged", []func(*criv1.PodSandboxConfig){privilegedPod}, func(c *criv1.ContainerConfig) { security(c).Privileged = true }},
+		{"read-only volume", nil, func(c *criv1.ContainerConfig) {
+			c.Mounts = []*criv1.Mount{{ContainerPath: "/v", HostPath: volume, Readonly: true, RecursiveReadOnly: true}}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			main := n.pod(t, c.pod...).sleeper(c.make)
+			r, confirmed := main.explained()
+			if list := differing(r); !confirmed || len(list) > 0 || len(r.Findings) < 20 || r.PID != main.info().PID {
+				t.Errorf("got %d findings of process %d, differences %q", len(r.Findings), r.PID, list)
+			}
+		})
+	}
+}
+
+// TestExplainNamesWhatIsBroken takes away from a running container what holds it.
+func TestExplainNamesWhatIsBroken(t *testing.T) {
+	n := onNode(t)
+	c := n.pod(t).sleeper(kubeletLike)
+	inside := func(args ...string) {
+		t.Helper()
+		if out, err := exec.Command("nsenter", append([]string{"-m", "-t", fmt.Sprint(c.info().PID)}, args...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	inside("umount", "/proc/keys")
+	inside("umount", "/proc/sys")
+	score := fmt.Sprintf("/proc/%d/oom_score_adj", c.info().PID)
+	if err := os.WriteFile(score, []byte("999"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	raiseMemoryLimit(t, c)
+	r, confirmed := c.explained()
+	var got []string
+	for _, f := range r.Findings {
+		if f.Differs {
+			got = append(got, f.Aspect)
+		}
+	}
+	want := []string{"oom_score_adj", "masked path /proc/keys", "read-only path /proc/sys", memoryLimitFile(t, c)}
+	if confirmed || !slices.Equal(got, want) {
+		t.Errorf("%q differ, want %q; exit code 0: %v", got, want, confirmed)
+	}
+	table, err := n.podwright("explain", c.id)
+	if err == nil || strings.Count(table, "!!") != len(want) || !strings.Contains(table, "4 of ") {
+		t.Errorf("the table: %v\n%s", err, table)
+	}
+	c.stop(0)
+	if out, err := n.podwright("explain", c.id); err == nil || !strings.Contains(out, "only what runs can be looked at") {
+		t.Errorf("a stopped container: got %q, %v", out, err)
+	}
+}
+
+func memoryLimitFile(t *testing.T, c *container) string {
+	t.Helper()
+	if matches, _ := filepath.Glob("/sys/fs/cgroup/memory/memory.limit_in_bytes"); len(matches) > 0 {
+		return "memory.limit_in_bytes"
+	}
+	return "memory.max"
+}
+
+func raiseMemoryLimit(t *testing.T, c *container) {
+	t.Helper()
+	root := "/sys/fs/cgroup"
+	if memoryLimitFile(t, c) != "memory.max" {
+		root += "/memory"
+	}
+	if err := os.WriteFile(filepath.Join(root, c.info().CgroupPath, memoryLimitFile(t, c)), []byte("134217728"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
