@@ -2,8 +2,10 @@ package spec
 
 import (
 	"sort"
+	"strconv"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -12,7 +14,7 @@ const (
 	sysctlValueBytes = 4096
 )
 
-// Sysctls gives the sandbox's sysctls by their dotted names, checked: a strict grammar (CVE-2022-0811), and only such
+// Sysctls gives the sandbox's sysctls by their dotted names, checked, as the node has to write them: a strict grammar (CVE-2022-0811), and only such
 // as belong to a namespace the sandbox has of its own (CVE-2022-0532). The map is the caller's.
 func Sysctls(config *criv1.PodSandboxConfig) (map[string]string, error) {
 	given := config.GetLinux().GetSysctls()
@@ -42,8 +44,41 @@ func Sysctls(config *criv1.PodSandboxConfig) (map[string]string, error) {
 			return nil, invalid(sysctlsField, name+"="+given[name], "no value of a sysctl")
 		}
 		out[dotted] = given[name]
+		if user := SandboxUser(config); user != nil && dotted == pingGroups {
+			outside, err := groupsOutside(given[name], user.GID)
+			if err != nil {
+				return nil, err
+			}
+			out[dotted] = outside
+		}
 	}
 	return out, nil
+}
+
+// pingGroups has groups as its value, which the kernel takes for those of whoever writes it.
+const pingGroups = "net.ipv4.ping_group_range"
+
+// groupsOutside gives a range of a pod's groups as the node knows them. A range that goes on beyond the pod's last group, as
+// the usual one for everybody does, ends with it. What is no range is left for the kernel to refuse.
+func groupsOutside(value string, pod specs.LinuxIDMapping) (string, error) {
+	fields := strings.Fields(value)
+	if len(fields) != 2 {
+		return value, nil
+	}
+	first, err := strconv.ParseUint(fields[0], 10, 32)
+	if err != nil {
+		return value, nil
+	}
+	last, err := strconv.ParseUint(fields[1], 10, 32)
+	if err != nil || last < first {
+		return value, nil // backwards is nobody
+	}
+	if first >= uint64(pod.Size) {
+		return "", invalid(sysctlsField, pingGroups+"="+value, "the pod's user namespace has the groups 0 to %d only", pod.Size-1)
+	}
+	last = min(last, uint64(pod.Size)-1)
+	host := uint64(pod.HostID)
+	return strconv.FormatUint(host+first, 10) + " " + strconv.FormatUint(host+last, 10), nil
 }
 
 // sysctlNamespace says which namespace a sysctl is kept in, "" for the whole kernel, and whether the sandbox has its

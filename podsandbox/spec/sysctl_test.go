@@ -1,10 +1,12 @@
 package spec
 
 import (
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -81,6 +83,42 @@ func FuzzSysctl(f *testing.F) {
 		}
 		if again, ok := dottedSysctl(dotted); !ok || again != dotted {
 			t.Errorf("%q, dotted %q, became %q", name, dotted, again)
+		}
+	})
+}
+
+func TestPingGroupsAreThePods(t *testing.T) {
+	pod := specs.LinuxIDMapping{HostID: 300000, Size: 65536}
+	for value, want := range map[string]string{
+		"0 65535": "300000 365535", "0\t2147483647": "300000 365535", "5 5": "300005 300005", "65535 4294967295": "365535 365535",
+		"1 0": "1 0", "7": "7", "0 x": "0 x", "0 1 2": "0 1 2", "-1 5": "-1 5", "0 4294967296": "0 4294967296", "65536 70000": "",
+	} {
+		got, err := groupsOutside(value, pod)
+		if want == "" {
+			wantField(t, err, "linux.sysctls")
+		} else if err != nil || got != want {
+			t.Errorf("%q: got %q, %v, want %q", value, got, err, want)
+		}
+	}
+	config := &criv1.PodSandboxConfig{Linux: &criv1.LinuxPodSandboxConfig{Sysctls: map[string]string{pingGroups: "0 65535"}}}
+	if got, err := Sysctls(config); err != nil || got[pingGroups] != "0 65535" {
+		t.Errorf("without a user namespace: got %v, %v, want it as it was", got, err)
+	}
+}
+
+func FuzzPingGroups(f *testing.F) {
+	f.Add("0 2147483647", uint32(300000), uint32(65536))
+	f.Fuzz(func(t *testing.T, value string, host, size uint32) {
+		if size == 0 || uint64(host)+uint64(size) > 1<<32-1 {
+			return
+		}
+		got, err := groupsOutside(value, specs.LinuxIDMapping{HostID: host, Size: size})
+		if err != nil || got == value {
+			return
+		}
+		var first, last uint64
+		if _, err := fmt.Sscanf(got, "%d %d", &first, &last); err != nil || first < uint64(host) || last < first || last >= uint64(host)+uint64(size) {
+			t.Errorf("%q in %d ids from %d on became %q", value, size, host, got)
 		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB | serve ADDRESS HOW | winsize")
+		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB | serve ADDRESS HOW | winsize | trace PID | hunt TIME | ping")
 		os.Exit(64)
 	}
 	var err error
@@ -40,6 +40,12 @@ func main() {
 		err = serve(os.Args[2], os.Args[3])
 	case "winsize":
 		err = windowSize()
+	case "trace":
+		err = trace(os.Args[2])
+	case "hunt":
+		err = hunt(os.Args[2])
+	case "ping":
+		err = ping()
 	default:
 		err = errors.New("unknown command " + os.Args[1])
 	}
