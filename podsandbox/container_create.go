@@ -121,11 +121,16 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 	if err := m.checkMounts(ctx, op, s, c); err != nil {
 		return err
 	}
+	devices, err := hostDevices(ctx, m.cfg.Mounts, op, c.config, spec.SandboxUser(s.config) != nil)
+	if err != nil {
+		return err
+	}
 	op.at("derive spec")
 	in, err := m.specInput(ctx, s, c, image, layers)
 	if err != nil {
 		return err
 	}
+	in.Devices = devices
 	ociSpec, err := spec.Container(in)
 	if err != nil {
 		return invalidSpec(err)
@@ -177,17 +182,13 @@ func (m *containerManager) recordCreated(op *Operation, c *container, s *sandbox
 	})
 }
 
-// specInput gathers what the spec is derived from.
+// specInput gathers what the spec is derived from, but for the devices.
 func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *container, image Image, layers []string) (spec.ContainerInput, error) {
 	names, err := m.imageAccounts(ctx, image.ID, layers)
 	if err != nil {
 		return spec.ContainerInput{}, err
 	}
 	profile, err := m.seccompSpec(c.config)
-	if err != nil {
-		return spec.ContainerInput{}, err
-	}
-	devices, err := hostDevices(c.config, spec.SandboxUser(s.config) != nil)
 	if err != nil {
 		return spec.ContainerInput{}, err
 	}
@@ -200,7 +201,7 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 	rec := s.record()
 	in := spec.ContainerInput{
 		ID: c.id, Config: c.config, Image: image.Config, Passwd: names.passwd, Group: names.group, Node: m.cfg.Node,
-		Root: filepath.Join(m.stateDir(c.id), "rootfs"), CgroupsPath: c.record().CgroupPath, Devices: devices, Seccomp: profile,
+		Root: filepath.Join(m.stateDir(c.id), "rootfs"), CgroupsPath: c.record().CgroupPath, Seccomp: profile,
 		Sandbox: spec.SandboxInput{
 			ID: s.id, Config: s.config, Hostname: hostnameOf(s.config, own), NetPath: rec.NetPath, IPCPath: rec.IPCPath, UTSPath: rec.UTSPath, UserPath: rec.UserPath,
 			HostsFile: files.Hosts, HostnameFile: files.Hostname, ResolvConfFile: files.ResolvConf, ShmDir: files.Shm,

@@ -18,6 +18,7 @@ const (
 	WaitOperation = "operation" // another one on the same object
 	WaitPlugin    = "CNI plugin"
 	WaitMount     = "mount source" // a host path, which may be on a dead server
+	WaitDevice    = "device"       // a host path too
 	WaitStart     = "start"        // of a process: the keeper's answer, and so init's steps
 	WaitEnd       = "end"          // of a process
 	WaitKernel    = "kernel"       // to take a limit: it may have to reclaim memory first

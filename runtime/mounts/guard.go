@@ -58,6 +58,14 @@ func (o *Opener) guarded(ctx context.Context, key string, open func() (*os.File,
 	}
 }
 
+// Look runs look, which looks at path on the host, and waits for it no longer than ctx, with the same promise: at most one
+// goroutine per path hangs. One that is left behind goes on writing to what look has; it is the caller's only where Look
+// returns look's own answer.
+func (o *Opener) Look(ctx context.Context, path string, look func() error) error {
+	_, err := o.guarded(ctx, path, func() (*os.File, error) { return nil, look() })
+	return err
+}
+
 func (o *Opener) enter(key string) *slot {
 	o.mu.Lock()
 	defer o.mu.Unlock()

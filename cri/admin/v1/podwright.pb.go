@@ -490,7 +490,7 @@ func (x *Operation) GetWaitsFor() []*Wait {
 // Wait is what an operation waits for.
 type Wait struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`     // operation, CNI plugin, mount source, start, end, registry
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`     // operation, CNI plugin, mount source, device, kernel, start, end, registry
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // which one
 	Pid           int32                  `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`      // of the process behind it, where there is one
 	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"` // what that is at

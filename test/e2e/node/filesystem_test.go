@@ -288,31 +288,47 @@ func hangingFileSystem(t *testing.T, dir string) (release func()) {
 	})
 }
 
-// A source that hangs, as one on a dead server does, ends with its caller's patience and holds nobody else up.
-func TestHungVolumeHoldsUpNobodyElse(t *testing.T) {
+// A source or device that hangs, as one on a dead server does, ends with its caller's patience and holds nobody else up.
+func TestHungPathHoldsUpNobodyElse(t *testing.T) {
 	n := onNode(t)
-	p := n.pod(t)
-	dir := t.TempDir()
-	release := hangingFileSystem(t, dir)
-	defer release()
-	config := p.containerConfig(func(c *criv1.ContainerConfig) {
-		c.Mounts = []*criv1.Mount{bind(filepath.Join(dir, "volume"), "/volume")}
-	}, "true")
-	short, cancel := contextWithTimeout(time.Second)
-	defer cancel()
-	_, err := n.CreateContainer(short, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
-	wantError(t, err, codes.DeadlineExceeded)
-	begin := time.Now()
-	if got := p.output(nil, "echo", "lively"); got != "lively\n" {
-		t.Errorf("another container of the pod: got %q", got)
+	for name, use := range map[string]func(c *criv1.ContainerConfig, path string){
+		"mount source": func(c *criv1.ContainerConfig, path string) { c.Mounts = []*criv1.Mount{bind(path, "/volume")} },
+		"device": func(c *criv1.ContainerConfig, path string) {
+			c.Devices = []*criv1.Device{{HostPath: path, ContainerPath: "/dev/hung", Permissions: "r"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := n.pod(t)
+			dir := t.TempDir()
+			release := hangingFileSystem(t, dir)
+			defer release()
+			path := filepath.Join(dir, "hung")
+			config := p.containerConfig(func(c *criv1.ContainerConfig) { use(c, path) }, "true")
+			create := func() error {
+				short, cancel := contextWithTimeout(time.Second)
+				defer cancel()
+				_, err := n.CreateContainer(short, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+				return err
+			}
+			wantError(t, create(), codes.DeadlineExceeded)
+			wantError(t, create(), codes.DeadlineExceeded)
+			if op := n.op(t, "create container", "look at mounts and devices", name); op.WaitsFor[0].Name != path {
+				t.Errorf("got %+v, want the path named", op)
+			}
+			begin := time.Now()
+			if got := p.output(nil, "echo", "lively"); got != "lively\n" {
+				t.Errorf("another container of the pod: got %q", got)
+			}
+			if got := n.pod(t).output(nil, "echo", "lively"); got != "lively\n" {
+				t.Errorf("another pod: got %q", got)
+			}
+			if took := time.Since(begin); took > 5*time.Second {
+				t.Errorf("they took %s", took)
+			}
+			release()
+			eventually(t, 10*time.Second, "the create's end", func() bool { return len(n.ops(t)) == 0 })
+		})
 	}
-	if got := n.pod(t).output(nil, "echo", "lively"); got != "lively\n" {
-		t.Errorf("another pod: got %q", got)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("they took %s", took)
-	}
-	release()
 }
 
 // An image's VOLUME is a directory of the container's own, filled with what the image has there, and gone with it.
