@@ -79,7 +79,10 @@ func (m *containerManager) stopContainer(ctx context.Context, op *Operation, c *
 	if client := m.keeper.Load(); timeout > 0 && client != nil {
 		if c.stop.first(&c.stop.signalled) {
 			err := client.Signal(ctx, c.id, unix.Signal(c.record().StopSignal), false)
-			if err != nil && !isGone(err) {
+			switch {
+			case err == nil:
+				noteStop(ctx, m.core, c, func(r *record.Container) { r.Signalled = true })
+			case !isGone(err):
 				klog.FromContext(ctx).Error(err, "Could not send the stop signal", "containerID", c.id)
 			}
 		}
@@ -106,6 +109,21 @@ func (m *containerManager) stopContainer(ctx context.Context, op *Operation, c *
 	return m.killContainer(back, c)
 }
 
+// noteStop keeps for the next daemon what a container was sent: its stop signal is sent once (B23), and an end that was
+// asked for is none for want of memory. Whoever cannot write it stops the container all the same.
+func noteStop(ctx context.Context, m *core, c *container, change func(*record.Container)) {
+	err := m.changeContainer(c, func(r *record.Container) bool {
+		if r.Phase != record.ContainerRunning {
+			return false
+		}
+		change(r)
+		return true
+	})
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "What a container was sent is known in memory only", "containerID", c.id)
+	}
+}
+
 // stopLater kills the container at deadline for a caller that is gone.
 func (m *containerManager) stopLater(ctx context.Context, c *container, deadline time.Time) {
 	if !c.stop.leave(deadline) {
@@ -129,7 +147,9 @@ func (m *containerManager) stopLater(ctx context.Context, c *container, deadline
 // killContainer ends all processes of a running container and waits until it is recorded as exited. One that is stuck
 // in the kernel stays running, and is an error (B25).
 func (m *containerManager) killContainer(ctx context.Context, c *container) error {
-	c.stop.first(&c.stop.killed)
+	if c.stop.first(&c.stop.killed) && oomKilledBefore(m.core, c) {
+		noteStop(ctx, m.core, c, func(r *record.Container) { r.Killed = true })
+	}
 	ctx, cancel := context.WithTimeout(ctx, killDeadline)
 	defer cancel()
 	group := c.record().CgroupPath

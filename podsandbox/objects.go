@@ -65,6 +65,7 @@ func newSandbox(rec *record.Sandbox, config *criv1.PodSandboxConfig, digest [sha
 func newContainer(rec *record.Container, config *criv1.ContainerConfig, digest [sha256.Size]byte) *container {
 	c := &container{id: rec.ID, config: config, digest: digest, op: newOpLock(), exited: make(chan struct{})}
 	c.cur.Store(rec)
+	c.stop.signalled, c.stop.killed = rec.Signalled, rec.Killed
 	if rec.Phase == record.ContainerExited {
 		close(c.exited)
 	}

@@ -88,6 +88,13 @@ func podLimitHits(m *core, group string) uint64 {
 	return limit.Hits
 }
 
+// oomKilledBefore says whether the kernel killed a process of the container so far, which is what makes an end by
+// podwright's own signal look like one for want of memory.
+func oomKilledBefore(m *core, c *container) bool {
+	events, err := m.cfg.Cgroups.OOM(c.record().CgroupPath)
+	return err == nil && events.Kills > 0
+}
+
 // noteKilledCommand keeps apart what the kernel killed of a command from what it killed of the container's own. A command
 // that ends killed accounts for one process at most.
 func noteKilledCommand(m *core, c *container, exit wire.Exit) {

@@ -93,6 +93,9 @@ type Container struct {
 	Reason    string `json:"reason,omitempty"`
 	Message   string `json:"message,omitempty"`
 
+	Signalled bool `json:"signalled,omitempty"` // it was sent its stop signal
+	Killed    bool `json:"killed,omitempty"`    // podwright killed it; noted only where the kernel had killed processes of it before
+
 	PodLimitHits    uint64 `json:"podLimitHits,omitempty"`    // how often the pod's memory limit had been reached at the start
 	CommandOOMKills uint64 `json:"commandOOMKills,omitempty"` // processes of commands in it that the kernel killed for want of memory
 

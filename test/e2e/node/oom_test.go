@@ -180,3 +180,40 @@ func TestOOMWhileTheDaemonIsAwayIsKnownB19(t *testing.T) {
 	wantOOM(t, "a child", child.wait(20*time.Second), 4, "own limit of 33554432 bytes")
 	wantPlain(t, "a command before", command.wait(20*time.Second), 5, "Error")
 }
+
+// That a container was told to end outlives the daemon: it is not told again, and what it then makes of a child that was
+// killed before is not an end for want of memory.
+func TestStopIsRememberedAcrossARestartB23(t *testing.T) {
+	n := ownNode(t, options{})
+	p := n.pod(t)
+	c := p.start(limited32MiB, "sh", "-c", "trap 'echo told; n=$((n+1))' TERM; probe alloc 200; echo ready; while [ ! -e /end ]; do sleep 0.1; done; exit $n")
+	output := func(want string) {
+		t.Helper()
+		eventually(t, 30*time.Second, want, func() bool { return strings.Contains(c.stream("stdout"), want) })
+	}
+	output("ready\n")
+	answer := make(chan error, 1)
+	go func() {
+		_, err := n.StopContainer(ctx(t), &criv1.StopContainerRequest{ContainerId: c.id, Timeout: 60})
+		answer <- err
+	}()
+	output("told\n")
+	n.restart(t, unix.SIGKILL, nil)
+	if err := <-answer; err == nil {
+		t.Error("the stop of a daemon that was killed: got success")
+	}
+	go func() {
+		_, err := n.StopContainer(ctx(t), &criv1.StopContainerRequest{ContainerId: c.id, Timeout: 60})
+		answer <- err
+	}()
+	n.op(t, "stop container", "wait for its end", "end")
+	time.Sleep(300 * time.Millisecond) // a signal would be seen by then
+	c.exec("touch", "/end")
+	if err := <-answer; err != nil {
+		t.Error(err)
+	}
+	wantPlain(t, "stopped before and after a restart", c.wait(20*time.Second), 1, "Error")
+	if got := c.stream("stdout"); strings.Count(got, "told") != 1 {
+		t.Errorf("output: got %q, want it told once", got)
+	}
+}
