@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -84,10 +85,23 @@ func (m *execManager) ExecSync(ctx context.Context, id string, args []string, ti
 	return result, err
 }
 
+// CheckCommand says whether args can be a command's: what no process can have is refused here by its name.
+func CheckCommand(args []string) error {
+	if len(args) == 0 || args[0] == "" {
+		return kindf(ErrInvalid, "cmd is empty")
+	}
+	for i, arg := range args {
+		if strings.ContainsRune(arg, 0) {
+			return kindf(ErrInvalid, "cmd[%d] %.80q holds a NUL byte", i, arg)
+		}
+	}
+	return nil
+}
+
 // executable finds the container that args are to run in, if anything can run in it now.
 func (m *execManager) executable(id string, args []string) (*container, error) {
-	if len(args) == 0 {
-		return nil, kindf(ErrInvalid, "exec in container %q: cmd is empty", id)
+	if err := CheckCommand(args); err != nil {
+		return nil, fmt.Errorf("exec in container %q: %w", id, err)
 	}
 	c, err := m.running(id)
 	if err != nil {

@@ -46,8 +46,8 @@ func (s *Server) Exec(req *criv1.ExecRequest) (string, error) {
 	if err := a.check("exec"); err != nil {
 		return "", err
 	}
-	if len(req.GetCmd()) == 0 {
-		return "", invalid("exec in container %q: cmd is empty", req.GetContainerId())
+	if err := podsandbox.CheckCommand(req.GetCmd()); err != nil {
+		return "", fmt.Errorf("exec in container %q: %w", req.GetContainerId(), err)
 	}
 	id, err := s.cfg.Objects.RunningContainer(req.GetContainerId())
 	if err != nil {

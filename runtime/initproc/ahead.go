@@ -16,20 +16,37 @@ import (
 // make them: they are put before the plan in the plan file (see spawn's images), and Go's runtime never starts. What
 // the container's file system has to answer is left to the calls themselves: execve tries the directories of PATH.
 
+// maxSearched is how many directories of PATH are tried ahead, each with room for the name: PATH is the image's, the
+// name is from whoever may exec, and it is the daemon that makes the file.
+const maxSearched = 128
+
 // PlanFile gives the bytes of the plan file: the calls of a plan that allows it, and the plan.
-func PlanFile(plan *launch.Plan) []byte { return append(image(plan), plan.Encode()...) }
+func PlanFile(plan *launch.Plan) []byte {
+	encoded := plan.Encode()
+	if !spawn.BeginsWithImage {
+		return encoded
+	}
+	if _, err := launch.Decode(encoded); err != nil {
+		return encoded // init says so, while calls would take a text with a zero byte to end there
+	}
+	return append(image(plan), encoded...)
+}
 
 // ahead is what is known while a plan's calls are listed.
 type ahead struct {
 	runner
 	p       *spawn.Program
 	labels  map[int]int // by operation: the call that opened its file
+	inside  bool        // the container's mount namespace was joined
 	entered int         // the call that has a result once the working directory was entered; -1 for none
 }
 
 // image lists the calls of a plan; nil where one of its operations depends on what they find.
 func image(plan *launch.Plan) []byte {
-	if len(plan.Args) == 0 {
+	if len(plan.Args) == 0 || len(plan.Args[0]) >= pathMax {
+		return nil
+	}
+	if !strings.Contains(plan.Args[0], "/") && strings.Count(searchPath(plan.Env), ":") >= maxSearched {
 		return nil
 	}
 	a := &ahead{runner: runner{plan: plan}, p: spawn.NewImage(launch.StatusFd), entered: -1, labels: map[int]int{}}
@@ -79,6 +96,9 @@ func (a *ahead) writeTo(open int, value string) bool {
 
 // add lists the calls of one operation, or adds them to the tail; false where they can't be known.
 func (a *ahead) add(op *launch.Op) bool {
+	if (op.Code == launch.OpJoinCgroupV1 || op.Code == launch.OpSetns) && op.Fd < 0 {
+		return false
+	}
 	switch op.Code {
 	case launch.OpJoinCgroupV1:
 		a.p.Step(op.Step, a.plan.Fds[op.Fd])
@@ -87,8 +107,9 @@ func (a *ahead) add(op *launch.Op) bool {
 		a.p.Step(op.Step, a.plan.Fds[op.Fd])
 		a.p.Call(sysSetns, uintptr(a.fd(op)), uintptr(op.Flags))
 		a.joined = a.joined || op.Flags&syscall.CLONE_NEWPID != 0
+		a.inside = a.inside || op.Flags&syscall.CLONE_NEWNS != 0
 	case launch.OpOOMScore:
-		return a.writeTo(a.openProcFile("self/oom_score_adj", op), strconv.FormatInt(op.Number, 10))
+		return !a.inside && a.writeTo(a.openProcFile("self/oom_score_adj", op), strconv.FormatInt(op.Number, 10))
 	case launch.OpExecLabel:
 		return !strings.Contains(op.Path, "..") && a.writeTo(a.labels[a.at], op.Arg)
 	case launch.OpKeyring:
@@ -107,9 +128,9 @@ func (a *ahead) add(op *launch.Op) bool {
 	return true
 }
 
-// chdirCalls are those of chdir. The process's root is the container's by then.
+// chdirCalls are those of chdir. The process's root has to be the container's by then.
 func (a *ahead) chdirCalls(op *launch.Op) bool {
-	if op.Flags != 0 || !strings.HasPrefix(op.Path, "/") {
+	if !a.inside || op.Flags != 0 || !strings.HasPrefix(op.Path, "/") {
 		return false
 	}
 	if a.userSet {

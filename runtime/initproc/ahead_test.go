@@ -22,6 +22,9 @@ func TestWhichPlansAreListedAhead(t *testing.T) {
 	add := func(op launch.Op) *launch.Plan {
 		return change(func(p *launch.Plan) { p.Ops = slices.Insert(p.Ops, 0, op) })
 	}
+	inside := func(op launch.Op) *launch.Plan {
+		return change(func(p *launch.Plan) { p.Ops = slices.Insert(p.Ops, 1, op) })
+	}
 	for _, c := range []struct {
 		name string
 		plan *launch.Plan
@@ -33,9 +36,9 @@ func TestWhichPlansAreListedAhead(t *testing.T) {
 		{"with a label", add(launch.Op{Code: launch.OpExecLabel, Path: "exec", Arg: "l"}), true},
 		{"a label of another process", add(launch.Op{Code: launch.OpExecLabel, Path: "../../1/attr/exec", Arg: "l"}), false},
 		{"on a terminal", add(launch.Op{Code: launch.OpConsole}), false},
-		{"makes its working directory", add(launch.Op{Code: launch.OpChdir, Path: "/a", Flags: 1}), false},
-		{"two working directories", add(launch.Op{Code: launch.OpChdir, Path: "/a"}), false},
-		{"relative working directory", add(launch.Op{Code: launch.OpChdir, Path: "a"}), false},
+		{"makes its working directory", inside(launch.Op{Code: launch.OpChdir, Path: "/a", Flags: 1}), false},
+		{"two working directories", inside(launch.Op{Code: launch.OpChdir, Path: "/a"}), false},
+		{"relative working directory", inside(launch.Op{Code: launch.OpChdir, Path: "a"}), false},
 		{"an impossible group", add(launch.Op{Code: launch.OpUser, Strings: []string{"x"}}), false},
 		{"bounding set by what init holds", change(func(p *launch.Plan) {
 			p.Ops = slices.DeleteFunc(p.Ops, func(op launch.Op) bool { return op.Code == launch.OpBounding })
@@ -43,6 +46,14 @@ func TestWhichPlansAreListedAhead(t *testing.T) {
 		{"a container", change(func(p *launch.Plan) { p.Ops = container("true").Ops }), false},
 		{"no execution", change(func(p *launch.Plan) { p.Ops = p.Ops[:2] }), false},
 		{"no arguments", change(func(p *launch.Plan) { p.Args = nil }), false},
+		{"an operation without its descriptor", add(launch.Op{Code: launch.OpSetns, Fd: -1, Flags: unix.CLONE_NEWNET}), false},
+		{"a score by the container's procfs", inside(launch.Op{Code: launch.OpOOMScore}), false},
+		{"the keeper's working directory", add(launch.Op{Code: launch.OpChdir, Path: "/"}), false},
+		{"one working directory twice", inside(launch.Op{Code: launch.OpChdir, Path: "/"}), true},
+		{"the longest PATH that is searched ahead", change(func(p *launch.Plan) { p.Env[0] = "PATH=/a" + strings.Repeat(":", maxSearched-1) }), true},
+		{"a longer one", change(func(p *launch.Plan) { p.Env[0] = "PATH=/a" + strings.Repeat(":", maxSearched) }), false},
+		{"the same, for a path", change(func(p *launch.Plan) { p.Env[0], p.Args[0] = "PATH=/a"+strings.Repeat(":", maxSearched), "/bin/true" }), true},
+		{"a name that is too long", change(func(p *launch.Plan) { p.Args[0] = strings.Repeat("n", pathMax) }), false},
 	} {
 		if got := image(c.plan) != nil; got != c.want {
 			t.Errorf("%s: listed ahead %v, want %v", c.name, got, c.want)
@@ -50,6 +61,37 @@ func TestWhichPlansAreListedAhead(t *testing.T) {
 		if decoded, err := launch.Decode(spawn.AfterImage(PlanFile(c.plan))); err != nil || len(decoded.Ops) != len(c.plan.Ops) {
 			t.Errorf("%s: the plan in its file: %v", c.name, err)
 		}
+	}
+}
+
+// TestWhatTheDecoderRefusesIsNotListed: a text with a zero byte, which calls would take to end there.
+func TestWhatTheDecoderRefusesIsNotListed(t *testing.T) {
+	first := func(p *launch.Plan, code launch.Code) *launch.Op {
+		return &p.Ops[slices.IndexFunc(p.Ops, func(op launch.Op) bool { return op.Code == code })]
+	}
+	for name, f := range map[string]func(*launch.Plan){
+		"name":        func(p *launch.Plan) { p.Args[0] = "true\x00" },
+		"argument":    func(p *launch.Plan) { p.Args = append(p.Args, "a\x00b") },
+		"environment": func(p *launch.Plan) { p.Env = append(p.Env, "A=\x00") },
+		"directory":   func(p *launch.Plan) { first(p, launch.OpChdir).Path = "/\x00" },
+		"keyring":     func(p *launch.Plan) { first(p, launch.OpKeyring).Arg = "\x00" },
+		"descriptor":  func(p *launch.Plan) { first(p, launch.OpSetns).Fd = 1 },
+	} {
+		plan := execInto(1000, nil, "true")
+		plan.Fds = []string{"container"}
+		f(plan)
+		if file := PlanFile(plan); !slices.Equal(file, plan.Encode()) {
+			t.Errorf("%s: the file is more than the plan", name)
+		}
+	}
+}
+
+// TestPlanFileOfAHostilePathIsSmall: PATH is the image's, the command whoever's may exec; the file is made by the daemon.
+func TestPlanFileOfAHostilePathIsSmall(t *testing.T) {
+	plan := execInto(1000, nil, strings.Repeat("n", pathMax-1))
+	plan.Fds, plan.Env = []string{"container"}, []string{"PATH=" + strings.Repeat(":", 20000)}
+	if got, most := len(PlanFile(plan)), 2<<20; got > most {
+		t.Errorf("a plan of %d bytes has a file of %d, want at most %d", len(plan.Encode()), got, most)
 	}
 }
 

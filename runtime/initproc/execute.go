@@ -81,14 +81,8 @@ func searched(name string, env []string) []string {
 	if name == "" || strings.Contains(name, "/") {
 		return []string{name}
 	}
-	path := defaultPath
-	for _, entry := range env {
-		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
-			path = value
-		}
-	}
 	var list []string
-	for rest, more := path, true; more; {
+	for rest, more := searchPath(env), true; more; {
 		var dir string
 		dir, rest, more = strings.Cut(rest, ":")
 		file := name
@@ -98,6 +92,17 @@ func searched(name string, env []string) []string {
 		list = append(list, file)
 	}
 	return list
+}
+
+// searchPath is the PATH of env.
+func searchPath(env []string) string {
+	path := defaultPath
+	for _, entry := range env {
+		if value, ok := strings.CutPrefix(entry, "PATH="); ok {
+			path = value
+		}
+	}
+	return path
 }
 
 func mayBeProgram(path string) bool {

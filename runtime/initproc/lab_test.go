@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -60,7 +61,7 @@ func setUpLab() (dir string, err error) {
 	for output, source := range map[string]string{binary: "../../cmd/podwright-init", lab.probe: "./testdata/probe"} {
 		flags := "-s -w"
 		if output == binary && runtime.GOARCH == "amd64" {
-			flags += " -E=github.com/podwright/podwright/runtime/spawn.entry" // as the Makefile does
+			flags += " " + entryFlag()
 		}
 		build := exec.Command("go", "build", "-trimpath", "-ldflags="+flags, "-o", output, source)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -89,6 +90,12 @@ func setUpLab() (dir string, err error) {
 		}
 	}()
 	return dir, <-ready
+}
+
+// entryFlag is what the Makefile tells the linker about init's entry point, "" for nothing.
+func entryFlag() string {
+	text, _ := os.ReadFile("../../Makefile")
+	return regexp.MustCompile(`-E [\w./-]+`).FindString(string(text))
 }
 
 // becomeKeeper gives the calling thread a mount namespace with /proc, /sys and /r only.

@@ -10,7 +10,8 @@ import "unsafe"
 // started only where there is no image, or no room at that address.
 
 const (
-	// imageBase is far from the executable, its heap (brk(2) is randomized by up to 32 MiB), stacks and mappings.
+	// imageBase is far from the executable, stacks and mappings. The heap of brk(2) may begin anywhere up to 1 GiB above
+	// the executable (Linux 6.9) and is empty: neither the walk nor Go's runtime uses it.
 	imageBase = 0x20000000
 	// imageMagic begins the file. The last byte is the layout's version: what follows magic and size belongs to it.
 	imageMagic     = 0x01454d4947414d49

@@ -1,6 +1,6 @@
 #include "textflag.h"
 
-// Offsets of rawProgram and rawCall are those of walk.go; layout_test.go holds them together.
+// Offsets of rawProgram and rawCall are those of walk.go; spawn_test.go holds them together.
 // Between system calls the kernel keeps every register but R0.
 
 // func cloneAndWalk(args *cloneArgs, size uintptr, p *rawProgram) (r uintptr)

@@ -263,8 +263,12 @@ func TestExecRequestsAreRefusedBeforeAURLIsGiven(t *testing.T) {
 	wantError(t, err, codes.InvalidArgument, "tty", "stderr")
 	_, err = c.tryExecURL(func(r *criv1.ExecRequest) { r.Stdout = false }, "true")
 	wantError(t, err, codes.InvalidArgument, "stdin", "stdout", "stderr")
-	_, err = c.tryExecURL(nil)
-	wantError(t, err, codes.InvalidArgument, "cmd")
+	for _, bad := range [][]string{nil, {""}, {"echo", "a\x00b"}} {
+		_, err = c.tryExecURL(nil, bad...)
+		wantError(t, err, codes.InvalidArgument, c.id, "cmd")
+		_, err = c.tryExec(10, bad...)
+		wantError(t, err, codes.InvalidArgument, c.id, "cmd")
+	}
 	_, err = c.tryExecURL(func(r *criv1.ExecRequest) { r.ContainerId = "beef" }, "true")
 	wantError(t, err, codes.NotFound, "beef")
 	created := p.create(nil, "sleep", "1000")
