@@ -261,10 +261,13 @@ func (g group) present() present {
 	return now
 }
 
-// parseLimit reads a byte limit; v1 shows none as a number near 1<<63, v2 as max.
+// noLimitV1: v1 shows no limit as a number near 1<<63.
+const noLimitV1 = 1 << 62
+
+// parseLimit reads a byte limit; v2 shows none as max.
 func parseLimit(text string) int64 {
 	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n >= 1<<62 {
+	if err != nil || n >= noLimitV1 {
 		return math.MaxInt64
 	}
 	return n

@@ -130,18 +130,27 @@ type reader struct {
 func (r *reader) usageV1(s *Stats, all bool) {
 	s.CPU.Time = time.Duration(r.number("cpuacct", "cpuacct.usage"))
 	s.Memory.UsageBytes = r.number("memory", "memory.usage_in_bytes")
-	s.Memory.LimitBytes = r.limit("memory", "memory.limit_in_bytes")
+	// The lowest limits of the group and those above it. Where there is none the group has none of its own, which saves
+	// two files of five. Without accounting for swap the second is absent.
+	const absent = NoLimit
+	lowest, lowestSum := uint64(0), uint64(absent)
 	var swap, inactiveFile uint64
 	stat, _ := r.text("memory", "memory.stat")
 	pick(stat, map[string]*uint64{
 		"total_rss": &s.Memory.RSSBytes, "total_pgfault": &s.Memory.PageFaults, "total_pgmajfault": &s.Memory.MajorPageFaults,
 		"total_swap": &swap, "total_inactive_file": &inactiveFile,
+		"hierarchical_memory_limit": &lowest, "hierarchical_memsw_limit": &lowestSum,
 	})
 	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, inactiveFile)
-	if sum, ok := r.optional("memory", "memory.memsw.limit_in_bytes"); ok {
+	if lowest < noLimitV1 {
+		s.Memory.LimitBytes = r.limit("memory", "memory.limit_in_bytes")
+	}
+	if lowestSum != absent {
 		s.Swap = &SwapUsage{UsageBytes: swap, LimitBytes: NoLimit}
-		if limit := limitOf(sum); limit != NoLimit && s.Memory.LimitBytes != NoLimit {
-			s.Swap.LimitBytes = limit - min(limit, s.Memory.LimitBytes)
+		if s.Memory.LimitBytes != NoLimit && lowestSum < noLimitV1 {
+			if limit := r.limit("memory", "memory.memsw.limit_in_bytes"); limit != NoLimit {
+				s.Swap.LimitBytes = limit - min(limit, s.Memory.LimitBytes)
+			}
 		}
 	}
 	if all {

@@ -142,7 +142,7 @@ func legacyFiles() map[string]map[string]string {
 			"memory.usage_in_bytes": "1000\n", "memory.limit_in_bytes": "2000\n", "memory.max_usage_in_bytes": "1500\n", "memory.failcnt": "4\n",
 			"memory.memsw.limit_in_bytes": "2050\n", "memory.kmem.usage_in_bytes": "12\n", "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
 			"memory.stat": "cache 1\nrss 2\npgfault 3\npgmajfault 1\ninactive_file 5\ntotal_cache 90\ntotal_rss 100\ntotal_mapped_file 9\ntotal_swap 40\n" +
-				"total_pgfault 70\ntotal_pgmajfault 7\ntotal_inactive_file 300\ntotal_active_file 60\n",
+				"total_pgfault 70\ntotal_pgmajfault 7\ntotal_inactive_file 300\ntotal_active_file 60\n" + limitsAbove,
 		},
 		"pids": {"pids.current": "3\n", "pids.max": "max\n"},
 		"blkio": {
@@ -152,20 +152,32 @@ func legacyFiles() map[string]map[string]string {
 	}
 }
 
+// limitsAbove are what memory.stat says of the group and those above it.
+const limitsAbove = "hierarchical_memory_limit 1900\nhierarchical_memsw_limit 2000\n"
+
 func TestLegacyStatistics(t *testing.T) {
 	noLimit := "9223372036854771712\n"
+	stat := strings.TrimSuffix(legacyFiles()["memory"]["memory.stat"], limitsAbove)
 	cases := []struct {
 		name             string
 		controller, file string
 		text             string
+		gone             []string // files that are not there
 		want             func(*Stats)
 		err              error
 	}{
 		{name: "in use", want: func(*Stats) {}},
-		{name: "no limit", controller: "memory", file: "memory.limit_in_bytes", text: noLimit,
+		{name: "no limit anywhere: the files of limits are not read", controller: "memory", file: "memory.stat",
+			text: stat + "hierarchical_memory_limit " + noLimit + "hierarchical_memsw_limit " + noLimit, gone: []string{"memory.limit_in_bytes", "memory.memsw.limit_in_bytes"},
+			want: func(s *Stats) { s.Memory.LimitBytes, s.Swap.LimitBytes = NoLimit, NoLimit }},
+		{name: "a limit of the memory alone", controller: "memory", file: "memory.stat", text: stat + "hierarchical_memory_limit 1900\nhierarchical_memsw_limit " + noLimit,
+			gone: []string{"memory.memsw.limit_in_bytes"}, want: func(s *Stats) { s.Swap.LimitBytes = NoLimit }},
+		{name: "limits above only", controller: "memory", file: "memory.limit_in_bytes", text: noLimit,
 			want: func(s *Stats) { s.Memory.LimitBytes, s.Swap.LimitBytes = NoLimit, NoLimit }},
 		{name: "no limit of swap", controller: "memory", file: "memory.memsw.limit_in_bytes", text: noLimit, want: func(s *Stats) { s.Swap.LimitBytes = NoLimit }},
-		{name: "swap is not accounted for", controller: "memory", file: "memory.memsw.limit_in_bytes", want: func(s *Stats) { s.Swap = nil }},
+		{name: "swap is not accounted for", controller: "memory", file: "memory.stat", text: stat + "hierarchical_memory_limit 1900\n",
+			gone: []string{"memory.memsw.limit_in_bytes"}, want: func(s *Stats) { s.Swap = nil }},
+		{name: "a kernel that does not tell of limits above", controller: "memory", file: "memory.stat", text: stat, want: func(s *Stats) { s.Swap = nil }},
 		{name: "no throttling of devices", controller: "blkio", file: "blkio.throttle.io_service_bytes_recursive",
 			want: func(s *Stats) { s.Devices = []DeviceIO{{Major: 8, Reads: 3, Writes: 4}} }},
 		{name: "gone in one hierarchy", controller: "memory", file: "memory.usage_in_bytes", err: fs.ErrNotExist},
@@ -178,6 +190,9 @@ func TestLegacyStatistics(t *testing.T) {
 		for controller, files := range legacyFiles() {
 			if controller == c.controller {
 				files[c.file] = c.text
+				for _, name := range c.gone {
+					delete(files, name)
+				}
 			}
 			writeGroup(t, filepath.Join(root, controller, "g"), files)
 			m.hierarchies = append(m.hierarchies, Hierarchy{Controllers: []string{controller}, MountPoint: filepath.Join(root, controller)})

@@ -57,9 +57,9 @@ func (m *Manager) Processes(path string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir := g.dirs(path)[0]
-	if pids, ok := g.dir("pids"); ok {
-		dir = pids
+	dir, ok := g.dir("pids")
+	if !ok {
+		dir = g.dirs(path)[0]
 	}
 	return listPids(func(fn func(dir string) error) error { return walkDirs(dir, fn) })
 }

@@ -41,7 +41,8 @@ func ReadKernelFile(path string, maxBytes int) (string, error) {
 		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
-	buf := make([]byte, 0, min(4096, maxBytes+1))
+	var page [4096]byte // most of these files are smaller, and there are many of them
+	buf := page[:0:min(len(page), maxBytes+1)]
 	for {
 		if len(buf) > maxBytes {
 			return "", &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("more than %d bytes", maxBytes)}

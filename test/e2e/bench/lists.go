@@ -36,6 +36,10 @@ var listCalls = []listCall{
 		resp, err := r.cri.ListPodSandboxStats(ctx, &criv1.ListPodSandboxStatsRequest{})
 		return len(resp.GetStats()), err
 	}},
+	{"ListPodSandboxMetrics", func(ctx context.Context, r *candidate) (int, error) {
+		resp, err := r.cri.ListPodSandboxMetrics(ctx, &criv1.ListPodSandboxMetricsRequest{})
+		return len(resp.GetPodMetrics()), err
+	}},
 	{"ListImages", func(ctx context.Context, r *candidate) (int, error) {
 		resp, err := r.images.ListImages(ctx, &criv1.ListImagesRequest{})
 		return len(resp.GetImages()), err

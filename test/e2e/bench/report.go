@@ -44,8 +44,11 @@ var floors = []floor{
 	{section: "exec, hostNetwork", name: execSync, times: 10},
 	{section: "pod life cycle, hostNetwork", name: cpuOfAll, times: 8},
 	{section: "idle pods, ", name: pssPerPod, atMost: 60},
+	{section: "idle pods, ", name: idleCPU, atMost: 0.2},
 	{section: "lists, 100 pods", name: "ListPodSandbox", times: 1},
 	{section: "lists, 100 pods", name: "ListContainers", times: 1},
+	{section: "lists, 100 pods", name: "ListContainerStats", times: 10},
+	{section: "lists, 100 pods", name: "ListPodSandboxStats", times: 10},
 	{section: busySection, name: "ListPodSandbox" + busyTimes, atMost: 2},
 	{section: busySection, name: "ListContainers" + busyTimes, atMost: 2},
 }
