@@ -36,11 +36,16 @@ type joined struct {
 	name string // for errors
 }
 
-// gone says whether it ended, as an error because of cause, which may be nil. Without a process it never is.
+// gone says whether it ended, or is about to: then nothing starts in its namespace any more (ENOMEM) or is killed at once, which
+// explains nothing. It is an error because of cause, or the cause itself, which may be nil.
 func (j joined) gone(cause error) error {
+	if j.PID == 0 {
+		return cause
+	}
+	now, err := readMember(j.PID)
 	switch {
-	case j.PID == 0 || sameProcess(j.Process):
-		return nil
+	case err == nil && now.start == j.StartTime && now.state != 'Z' && !now.exiting:
+		return cause
 	case cause == nil:
 		return kindf(ErrPrecondition, "%s is gone", j.name)
 	}
@@ -67,11 +72,8 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	}
 	defer group.Close()
 	req.op.at("open mounts")
-	if err := m.openNeeds(ctx, req, group.Tasks, opened); err != nil {
-		return keeper.Process{}, err
-	}
-	// What was opened by its pid may be the namespace of whoever has the pid now, the host's even.
-	if err := req.joined.gone(nil); err != nil {
+	// What was opened by a pid may be the namespace of whoever has the pid now, the host's even.
+	if err := req.joined.gone(m.openNeeds(ctx, req, group.Tasks, opened)); err != nil {
 		return keeper.Process{}, err
 	}
 	request := keeper.Launch{
@@ -86,11 +88,7 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
 	if err != nil {
-		// In a PID namespace that ended nothing can be cloned (ENOMEM), which explains nothing.
-		if gone := req.joined.gone(err); gone != nil {
-			return keeper.Process{}, gone
-		}
-		return keeper.Process{}, launchError(err)
+		return keeper.Process{}, req.joined.gone(launchError(err))
 	}
 	return process, nil
 }

@@ -2,7 +2,9 @@ package node
 
 import (
 	"fmt"
+	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -123,11 +125,79 @@ func TestEndOfTargetEndsWhoJoinedIt(t *testing.T) {
 	}
 }
 
+// Whenever a target ends, who is on the way into it ends too or is refused for the reason.
+func TestTargetThatEndsWhileItIsJoined(t *testing.T) {
+	n := onNode(t)
+	p := n.pod(t)
+	refused, killed := 0, 0
+	for round := range 12 {
+		target := p.sleeper(nil)
+		debuggers := make([]*container, 4)
+		for i := range debuggers {
+			debuggers[i] = p.create(joining(target.id), "sleep", "1000")
+		}
+		errs := make([]error, len(debuggers))
+		var wait sync.WaitGroup
+		for i, c := range debuggers {
+			wait.Go(func() { errs[i] = c.tryStart() })
+		}
+		time.Sleep(time.Duration(round) * 4 * time.Millisecond)
+		if err := syscall.Kill(target.info().PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		wait.Wait()
+		for i, c := range debuggers {
+			s := c.wait(20 * time.Second)
+			switch {
+			case errs[i] != nil:
+				refused++
+				wantError(t, errs[i], codes.FailedPrecondition, target.id)
+				if s.GetReason() != "StartError" || s.GetExitCode() != 128 {
+					t.Errorf("refused: got %v, want StartError 128", s)
+				}
+			default:
+				killed++
+				if s.GetExitCode() != 137 || !strings.Contains(s.GetMessage(), target.id) {
+					t.Errorf("started: got %v, want 137 and the target's id", s)
+				}
+			}
+			c.remove()
+		}
+		target.wait(20 * time.Second)
+		target.remove()
+	}
+	t.Logf("%d refused, %d killed", refused, killed)
+}
+
+// What the kernel says of them is what was asked for.
+func TestExplainKnowsTargetsAndImageMounts(t *testing.T) {
+	n := onNode(t)
+	for name, change := range map[string][]func(*criv1.PodSandboxConfig){"the node's users": nil, "users of its own": {ownUser}} {
+		p := n.pod(t, change...)
+		target := p.sleeper(nil)
+		c := p.sleeper(func(c *criv1.ContainerConfig) {
+			joining(target.id)(c)
+			c.Mounts = []*criv1.Mount{imageMount(mustTestImage(t), "/tools", "bin"), imageMount(mustTestImage(t), "/all", "")}
+			c.Mounts[0].MountOptions = []string{"noexec"}
+		})
+		report, _ := c.explained()
+		for _, f := range report.Findings {
+			if f.Differs && (strings.Contains(f.Aspect, "pid") || strings.Contains(f.Aspect, "/tools") || strings.Contains(f.Aspect, "/all")) {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
 func TestTargetThatCannotBeJoinedIsRefused(t *testing.T) {
 	n := onNode(t)
 	p, other := n.pod(t), n.pod(t)
 	elsewhere, ended, waiting := other.sleeper(nil), p.start(nil, "true"), p.create(nil, "true")
 	ended.wait(20 * time.Second)
+	eventually(t, 10*time.Second, "end of its pipes", func() bool {
+		_, err := os.Stat(n.path("run", "containers", ended.id))
+		return os.IsNotExist(err)
+	})
 	for name, test := range map[string]struct {
 		id    string
 		code  codes.Code
