@@ -30,17 +30,22 @@ const probeDeadline = 20 * time.Second
 // probeUserNamespaces makes a user namespace and a root file system that is mapped to it, as a sandbox would have them. What
 // this kernel, or the state directory's file system, cannot is not announced, and refused where it is asked for.
 func probeUserNamespaces(stateDir string, pins *namespace.Pins, opener *mounts.Opener) bool {
+	err := tryMappedRoot(stateDir, pins, opener)
+	if err != nil {
+		klog.InfoS("Pods cannot have user namespaces on this node", "err", fmt.Sprint(err))
+	}
+	return err == nil
+}
+
+func tryMappedRoot(stateDir string, pins *namespace.Pins, opener *mounts.Opener) error {
 	const anyID, anyLength = 1 << 16, 1 << 16 // the range that the kubelet gives its first pod
 	ctx, cancel := context.WithTimeout(context.Background(), probeDeadline)
 	defer cancel()
 	ids := []namespace.IDMap{{Outside: anyID, Length: anyLength}}
 	userNS, err := pins.UserNamespace(ctx, namespace.UserMap{UIDs: ids, GIDs: ids})
-	if err == nil {
-		defer userNS.Close()
-		err = opener.ProbeIDMap(ctx, filepath.Clean(stateDir), mounts.IDMap{UserNS: userNS, RootUID: anyID, RootGID: anyID})
-	}
 	if err != nil {
-		klog.InfoS("Pods cannot have user namespaces on this node", "err", fmt.Sprint(err))
+		return err
 	}
-	return err == nil
+	defer userNS.Close()
+	return opener.ProbeIDMap(ctx, filepath.Clean(stateDir), mounts.IDMap{UserNS: userNS, RootUID: anyID, RootGID: anyID})
 }

@@ -137,3 +137,55 @@ func raiseMemoryLimit(t *testing.T, c *container) {
 		t.Fatal(err)
 	}
 }
+
+// TestCheckTellsWhatTheHostLacks runs podwright check where pods can run, and where they can't.
+func TestCheckTellsWhatTheHostLacks(t *testing.T) {
+	n := onNode(t)
+	type checks struct {
+		Checks []struct{ Name, State, Found, Do string }
+	}
+	look := func(change func(config string) string) (checks, error) {
+		t.Helper()
+		config, err := os.ReadFile(n.path("config.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(file, []byte(change(string(config))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := n.podwright("--config", file, "check", "-o", "json")
+		var c checks
+		if bad := json.NewDecoder(strings.NewReader(out)).Decode(&c); bad != nil {
+			t.Fatalf("check: %v\n%s", bad, out)
+		}
+		return c, err
+	}
+	state := func(c checks, name string) string {
+		for _, k := range c.Checks {
+			if k.Name == name {
+				if (k.State != "ok") != (k.Do != "") {
+					t.Errorf("%+v: what is not ok comes with what to do", k)
+				}
+				return k.State
+			}
+		}
+		return "absent"
+	}
+	c, err := look(func(config string) string { return config })
+	for _, name := range []string{"kernel", "namespaces", "control groups", "mounts", "seccomp", "programs", "pod network (CNI)", "user namespaces"} {
+		if got := state(c, name); got != "ok" {
+			t.Errorf("%s is %s on a node that runs pods", name, got)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	empty := t.TempDir()
+	c, err = look(func(config string) string {
+		return strings.NewReplacer(n.path("cni"), empty, "pids_limit = 64\n", "pids_limit = 64\ninit_binary = \"/nowhere\"\n").Replace(config)
+	})
+	if err == nil || state(c, "programs") != "missing" || state(c, "pod network (CNI)") != "limited" {
+		t.Errorf("without init and network: %v, %+v", err, c)
+	}
+}
