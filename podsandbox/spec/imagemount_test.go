@@ -36,7 +36,6 @@ func TestImageMountsThatAreRefused(t *testing.T) {
 		{"NUL in a sub path", "image_sub_path", func(m *criv1.Mount) { m.ImageSubPath = "a\x00b" }},
 		{"endless sub path", "image_sub_path", func(m *criv1.Mount) { m.ImageSubPath = strings.Repeat("a/", 3000) }},
 		{"mapping without a user namespace", "uidMappings", func(m *criv1.Mount) { m.UidMappings, m.GidMappings = pod, pod }},
-		{"sub path of a host path", "image_sub_path", func(m *criv1.Mount) { m.Image, m.HostPath, m.ImageSubPath = nil, "/srv", "a" }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			config := goodContainer()
@@ -55,6 +54,15 @@ func TestImageMountsThatAreRefused(t *testing.T) {
 	config.Mounts[0].UidMappings, config.Mounts[0].GidMappings = pod, pod
 	if err := ValidateContainer(config, sandbox, testNode(2)); err != nil {
 		t.Errorf("the pod's mapping: %v", err)
+	}
+}
+
+// The kubelet sets image_sub_path for the subPath of every volume, whose host path has it already.
+func TestSubPathOfAHostPathIsTheKubeletsOwn(t *testing.T) {
+	config := goodContainer()
+	config.Mounts = []*criv1.Mount{{ContainerPath: "/data", HostPath: "/srv/below", ImageSubPath: "below"}}
+	if err := ValidateContainer(config, goodSandbox(), testNode(2)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -177,9 +177,8 @@ func checkSource(at string, m *criv1.Mount, sandbox *criv1.PodSandboxConfig) err
 	if m.GetImage() != nil {
 		return checkImageMount(at, m, sandbox)
 	}
-	if sub := m.GetImageSubPath(); sub != "" {
-		return invalid(at+".image_sub_path", sub, "needs an image")
-	}
+	// An image_sub_path is nothing to refuse here: the kubelet sets it for the subPath of any volume, after it
+	// has made it part of host_path.
 	return checkAbsolute(at+".host_path", m.GetHostPath())
 }
 
