@@ -19,10 +19,11 @@ import (
 
 // Where a node has these.
 const (
-	kubeletConfig = "/etc/kubernetes/kubelet.yaml"
-	dropIns       = "/etc/kubernetes/kubelet.conf.d"
-	staticPods    = "/etc/kubernetes/manifests"
-	criSocket     = "/run/podwright/podwright.sock"
+	kubeletConfig  = "/etc/kubernetes/kubelet.yaml"
+	dropIns        = "/etc/kubernetes/kubelet.conf.d"
+	staticPods     = "/etc/kubernetes/manifests"
+	criSocket      = "/run/podwright/podwright.sock"
+	metricsAddress = "127.0.0.1:9417"
 )
 
 // daemon is a program that serves the node and may be killed and started again.

@@ -1,8 +1,8 @@
 // Package kubelet runs a real kubelet, without an API server, on podwright and looks at its static pods through the
 // kubelet's own endpoints.
 // It owns the lab: mount, network, UTS, IPC, PID and cgroup namespaces, one directory and one cgroup in each hierarchy,
-// which make a small node with everything at its usual place. It reaches podwright through the kubelet, and by the
-// command line that an operator has. PODWRIGHT_BIN is the directory of the binaries to test; the default is bin/.
+// which make a small node with everything at its usual place. It reaches podwright through the kubelet; what a kubelet does not
+// tell, such as processes, it asks by CRI. PODWRIGHT_BIN is the directory of the binaries to test; the default is bin/.
 // Source: k8s.io/kubernetes v1.37, kubelet configuration v1beta1.
 package kubelet
 

@@ -96,7 +96,7 @@ func configure(work string) error {
 	if err := os.RemoveAll("/etc/cni/net.d"); err != nil {
 		return err
 	}
-	for _, dir := range []string{"/etc/cni/net.d", "/opt/cni/bin", dropIns, staticPods, "/var/lib/lab/hooks", filepath.Join(work, "tmp")} {
+	for _, dir := range []string{"/etc/cni/net.d", "/opt/cni/bin", "/etc/podwright", dropIns, staticPods, "/var/lib/lab/hooks", filepath.Join(work, "tmp")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -119,6 +119,7 @@ func configure(work string) error {
 	}
 	for path, text := range map[string]string{
 		"/etc/hosts":                  "127.0.0.1 localhost\n" + nodeIP + " lab\n",
+		"/etc/podwright/config.toml":  "[metrics]\naddress = \"" + metricsAddress + "\"\n",
 		"/etc/kubernetes/resolv.conf": "nameserver 192.0.2.53\nsearch lab.example\n",
 		"/var/lib/lab/greeting":       "hello from the node\n",
 	} {

@@ -1,8 +1,12 @@
 package kubelet
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -101,4 +105,38 @@ func survives(t *testing.T, what func()) {
 		return err
 	})
 	t.Logf("%d containers as before, %d lines without a gap; checked %s after the restart", len(after), count, time.Since(back).Round(time.Second))
+}
+
+// Gates with which a kubelet asks other calls: events in place of lists, and lists as streams.
+func TestKubeletWithEventsAndStreamedLists(t *testing.T) {
+	mustRun(t, steady...)
+	const gates = dropIns + "/60-gates.conf"
+	again := func() {
+		if err := errors.Join(lab.kubelet.end(unix.SIGKILL), lab.kubelet.start()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	survives(t, func() {
+		text := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nfeatureGates:\n  EventedPLEG: true\n  CRIListStreaming: true\n"
+		if err := os.WriteFile(gates, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		again()
+	})
+	t.Cleanup(func() {
+		if err := os.Remove(gates); err != nil {
+			t.Error(err)
+		}
+		again()
+	})
+	killOther(t)
+	served, err := body(http.Get("http://" + metricsAddress + "/metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, call := range []string{"GetContainerEvents", "StreamPodSandboxes", "StreamContainers"} {
+		if !strings.Contains(served, call) {
+			t.Errorf("the kubelet did not call %s", call)
+		}
+	}
 }
