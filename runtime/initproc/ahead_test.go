@@ -1,6 +1,7 @@
 package initproc
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"slices"
@@ -164,4 +165,98 @@ func execLooksItsProgramUp(t *testing.T) {
 			t.Errorf("%+v: got %q", k, got)
 		}
 	}
+}
+
+// TestExecEntersItsDirectoryAsWhoMay lets an init without the capabilities that open any directory do it, as on a network
+// file system or in a user namespace.
+func TestExecEntersItsDirectoryAsWhoMay(t *testing.T) { eachWay(t, execEntersItsDirectoryAsWhoMay) }
+
+func execEntersItsDirectoryAsWhoMay(t *testing.T) {
+	newLab(t)
+	dir, table := oneRoot(t)
+	for _, d := range []string{"/roots", "/users", "/users/below"} {
+		if err := os.Mkdir(dir+d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"/users", "/users/below"} {
+		if err := os.Chown(dir+d, 1000, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := sleeping(t, container("sleep 1000"), table)
+	withoutDAC(t)
+	noClone := launch.Op{Code: launch.OpSeccomp, Step: "seccomp", Fd: -1, Data: filter(unix.SYS_CLONE, uint32(unix.EPERM))}
+	for _, k := range []struct {
+		cwd    string
+		uid    uint64
+		failed *launch.StepError
+	}{
+		{"/", 1000, nil}, {"/roots", 1000, nil}, {"/users", 1000, nil}, {"/users/below", 1000, nil},
+		{"/users", 1001, &launch.StepError{Step: "as the user", Errno: unix.EACCES, Path: "/users"}},
+		{"/users/below", 1001, &launch.StepError{Step: "as the user", Errno: unix.EACCES, Path: "/users/below"}},
+		{"/none", 1000, &launch.StepError{Step: "chdir", Errno: unix.ENOENT, Path: "/none"}},
+		{"/users/none", 1000, &launch.StepError{Step: "as the user", Errno: unix.ENOENT, Path: "/users/none"}},
+		{"/bin/sh", 1000, &launch.StepError{Step: "chdir", Errno: unix.ENOTDIR, Path: "/bin/sh"}},
+	} {
+		for _, inClone := range []bool{false, true} {
+			plan := execInto(k.uid, []launch.Op{{Code: launch.OpChdir, Step: "as the user", Fd: -1, Path: k.cwd}}, "readlink", "/proc/self/cwd")
+			at := slices.IndexFunc(plan.Ops, func(op launch.Op) bool { return op.Code == launch.OpChdir })
+			plan.Ops[at].Path = k.cwd
+			if inClone { // with all that follows the filter
+				plan.Ops = slices.Insert(plan.Ops, at+1, noClone)
+			}
+			l := start(t, plan, []*os.File{c.file}, false)
+			got := l.finish(t)
+			switch {
+			case k.failed == nil && (l.failed != nil || got != k.cwd+"\nexit 0"):
+				t.Errorf("%s of %d, in the clone %v: got %q, %v", k.cwd, k.uid, inClone, got, l.failed)
+			case k.failed != nil && (l.failed == nil || *l.failed != *k.failed):
+				t.Errorf("%s of %d, in the clone %v: got %q, %v, want %v", k.cwd, k.uid, inClone, got, l.failed, k.failed)
+			}
+		}
+	}
+}
+
+// withoutDAC lets the keeper start what has all capabilities but CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: an execve of
+// root gives them all, unless that is switched off (SECBIT_NOROOT, capabilities(7)); then the ambient ones count.
+func withoutDAC(t *testing.T) {
+	t.Helper()
+	keeper := func(bits uintptr, without uint64) error {
+		result := make(chan error)
+		lab.keeper <- func() { result <- keepOnly(bits, without) }
+		return <-result
+	}
+	t.Cleanup(func() {
+		if err := keeper(0, ^uint64(0)); err != nil {
+			t.Error(err)
+		}
+	})
+	const noRoot = 1 // SECBIT_NOROOT
+	if err := keeper(noRoot, 1<<unix.CAP_DAC_OVERRIDE|1<<unix.CAP_DAC_READ_SEARCH); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// keepOnly makes the permitted capabilities of this thread but some inheritable and ambient.
+func keepOnly(securebits uintptr, without uint64) error {
+	header, sets := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, new([2]unix.CapUserData)
+	if err := unix.Capget(header, &sets[0]); err != nil {
+		return err
+	}
+	for i := range sets {
+		sets[i].Inheritable = sets[i].Permitted &^ uint32(without>>(32*i))
+	}
+	if err := errors.Join(unix.Prctl(unix.PR_SET_SECUREBITS, securebits, 0, 0, 0), unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), unix.Capset(header, &sets[0])); err != nil {
+		return err
+	}
+	for c := range uintptr(64) {
+		if sets[c/32].Inheritable&(1<<(c%32)) == 0 {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, c, 0, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
