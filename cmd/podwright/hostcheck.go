@@ -74,7 +74,6 @@ func checkCalls() []hostCheck {
 		{"clone3", "5.3", func() error { _, _, e := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0); return e }},
 		{"openat2", "5.6", func() error { _, err := unix.Openat2(-1, "", &unix.OpenHow{}); return err }},
 		{"pidfd_open", "5.3", func() error { _, err := unix.PidfdOpen(0, 0); return err }},
-		{"pidfd setns", "5.8", func() error { return unix.Setns(-1, unix.CLONE_NEWNS) }},
 		{"close_range", "5.9", func() error { return unix.CloseRange(2, 1, 0) }},
 		{"mount_setattr", "5.12", func() error { return unix.MountSetattr(-1, "", 0, &unix.MountAttr{}) }},
 		{"fsopen", "5.2", func() error { _, err := unix.Fsopen("", 0); return err }},
