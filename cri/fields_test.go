@@ -23,7 +23,7 @@ var calls = []string{
 	"RuntimeService.ContainerStats", "RuntimeService.ListContainerStats", "RuntimeService.StreamContainerStats",
 	"RuntimeService.PodSandboxStats", "RuntimeService.ListPodSandboxStats", "RuntimeService.StreamPodSandboxStats",
 	"RuntimeService.ListMetricDescriptors", "RuntimeService.ListPodSandboxMetrics", "RuntimeService.StreamPodSandboxMetrics",
-	"RuntimeService.ReopenContainerLog", "RuntimeService.Exec", "RuntimeService.PortForward",
+	"RuntimeService.ReopenContainerLog", "RuntimeService.Exec", "RuntimeService.Attach", "RuntimeService.PortForward",
 	"RuntimeService.GetContainerEvents", "RuntimeService.StreamPodSandboxes", "RuntimeService.StreamContainers", "ImageService.StreamImages",
 	"ImageService.PullImage", "ImageService.ImageStatus", "ImageService.ListImages", "ImageService.RemoveImage", "ImageService.ImageFsInfo",
 }
@@ -89,6 +89,8 @@ var requestFields = map[string]string{
 	"ReopenContainerLogRequest.container_id":                            "handled",
 	"ExecRequest.container_id":                                          "handled", "ExecRequest.cmd": "handled", "ExecRequest.tty": "handled",
 	"ExecRequest.stdin": "handled", "ExecRequest.stdout": "handled", "ExecRequest.stderr": "handled",
+	"AttachRequest.container_id": "handled", "AttachRequest.tty": "handled",
+	"AttachRequest.stdin": "handled", "AttachRequest.stdout": "handled", "AttachRequest.stderr": "handled",
 	"PortForwardRequest.pod_sandbox_id": "handled", "PortForwardRequest.port": "handled",
 	"PullImageRequest.image":               "image",
 	"PullImageRequest.auth.username":       "handled",

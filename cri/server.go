@@ -25,9 +25,10 @@ type Network interface {
 	SetPodCIDR(cidr string) error
 }
 
-// Sessions gives the URLs of exec and port-forward sessions.
+// Sessions gives the URLs of exec, attach and port-forward sessions.
 type Sessions interface {
 	Exec(req *criv1.ExecRequest) (url string, err error)
+	Attach(req *criv1.AttachRequest) (url string, err error)
 	PortForward(req *criv1.PortForwardRequest) (url string, err error)
 }
 
@@ -49,6 +50,7 @@ type Server struct {
 	listStreams
 	updates
 	statistics
+	sessions
 	cfg Config
 }
 
@@ -63,7 +65,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Manager == nil || cfg.Images == nil || cfg.Network == nil || cfg.Sessions == nil || cfg.Version == "" || cfg.Info == nil {
 		return nil, errors.New("cri: manager, images, network, sessions, version and info are required")
 	}
-	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}, statistics: statistics{cfg}}, nil
+	return &Server{cfg: cfg, listStreams: listStreams{cfg}, updates: updates{cfg}, statistics: statistics{cfg}, sessions: sessions{cfg}}, nil
 }
 
 // Register puts both services on one gRPC server, as the kubelet expects them on one socket.

@@ -135,7 +135,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	}
 	process, err := m.launch(ctx, launchRequest{
 		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root, sandbox: s,
-		joined: namespace,
+		joined: namespace, stdinOnce: c.config.GetStdinOnce(),
 	})
 	if err != nil {
 		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)

@@ -25,6 +25,7 @@ type launchRequest struct {
 	launchable *spec.Launchable
 	cgroup     string // made already, but for the reaper's
 	streams    *streams
+	stdinOnce  bool
 	root       *mounts.OverlaySource // the root of a container
 	sandbox    *sandbox              // of a container
 	joined     joined
@@ -78,7 +79,7 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	}
 	request := keeper.Launch{
 		ID: req.id, Container: req.container, Kind: req.kind, Plan: req.launchable.Plan, JoinIndex: req.launchable.JoinIndex,
-		NewPID: req.launchable.NewPID, Terminal: req.launchable.Terminal, User: req.launchable.User, Cgroup: group.Dir, Table: opened.files,
+		NewPID: req.launchable.NewPID, Terminal: req.launchable.Terminal, StdinOnce: req.stdinOnce, User: req.launchable.User, Cgroup: group.Dir, Table: opened.files,
 	}
 	if s := req.streams; s != nil {
 		request.Stdin, request.Stdout, request.Stderr = s.stdin, s.stdout, s.stderr

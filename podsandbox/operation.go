@@ -41,13 +41,14 @@ const (
 	kindReopenLog       = "reopen log"
 	kindExec            = "exec"
 	kindExecSession     = "exec session"
+	kindAttachSession   = "attach session"
 )
 
 // OperationKinds gives them all.
 func OperationKinds() []string {
 	return []string{
 		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer,
-		kindUpdateContainer, kindReopenLog, kindExec, kindExecSession,
+		kindUpdateContainer, kindReopenLog, kindExec, kindExecSession, kindAttachSession,
 	}
 }
 

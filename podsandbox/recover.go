@@ -220,7 +220,7 @@ func (r *recovery) isInterrupted(err error) bool {
 
 func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process) error {
 	rec := c.record()
-	a := keeper.Adoption{Child: wire.Child{ID: c.id, Kind: wire.KindContainer, Terminal: c.config.GetTty(), Process: process}}
+	a := keeper.Adoption{Child: wire.Child{ID: c.id, Kind: wire.KindContainer, Terminal: c.config.GetTty(), StdinOnce: c.config.GetStdinOnce(), Process: process}}
 	if !c.config.GetTty() {
 		s := &streams{}
 		defer s.close()
@@ -238,7 +238,9 @@ func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process
 			}
 		}
 		a.StdoutRead, a.StderrRead, a.StdinWrite, a.Log = s.stdoutRead, s.stderrRead, s.stdinWrite, s.log
-		return r.client.Adopt(ctx, a)
+		if c.config.GetStdinOnce() { // it read an end of file when the keeper was lost, and may have had its client
+			a.StdinWrite = nil
+		}
 	}
 	return r.client.Adopt(ctx, a)
 }

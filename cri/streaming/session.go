@@ -59,6 +59,21 @@ func (s *Server) Exec(req *criv1.ExecRequest) (string, error) {
 	})
 }
 
+// Attach gives the URL of a session with a container's own streams.
+func (s *Server) Attach(req *criv1.AttachRequest) (string, error) {
+	a := asked{req.GetStdin(), req.GetStdout(), req.GetStderr(), req.GetTty()}
+	if err := a.check("attach"); err != nil {
+		return "", err
+	}
+	id, err := s.cfg.Objects.Attachable(req.GetContainerId(), a.stdin, a.terminal)
+	if err != nil {
+		return "", err
+	}
+	return s.url("attach", func(s *Server, w http.ResponseWriter, r *http.Request) {
+		remotecommand.ServeAttach(w, r, &attachment{s.cfg.Runtime, a}, "", "", id, a.options(), s.cfg.IdleTimeout, createTimeout, remotecommand.SupportedStreamingProtocols)
+	})
+}
+
 // url gives out a token for a session.
 func (s *Server) url(kind string, serve session) (string, error) {
 	token, err := s.tokens.give(kind, serve)
@@ -88,6 +103,20 @@ func (e *execution) ExecInContainer(ctx context.Context, _, _, id string, args [
 		return exec.CodeExitError{Err: fmt.Errorf("exit code %d", code), Code: int(code)}
 	}
 	return nil
+}
+
+// attachment is an attach as the library calls it.
+type attachment struct {
+	runtime Runtime
+	asked   asked
+}
+
+// AttachContainer ends with the container, the client, or an error that becomes text on the session's error stream.
+func (a *attachment) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, _ bool, resize <-chan remotecommand.TerminalSize) error {
+	begin := time.Now()
+	err := a.runtime.Attach(ctx, id, a.asked.session(ctx, in, out, errOut, resize))
+	logEnd(ctx, "attach", id, begin, err)
+	return unlessGone(ctx, err)
 }
 
 // logEnd is the session's line in the log; the RPC's came when it began.

@@ -25,12 +25,14 @@ import (
 // Runtime is what sessions are made of.
 type Runtime interface {
 	Exec(ctx context.Context, id string, args []string, session podsandbox.Session) (int32, error)
+	Attach(ctx context.Context, id string, session podsandbox.Session) error
 	PortForward(ctx context.Context, id string, port int32, client podsandbox.Forwarded) error
 }
 
-// Objects tells what is there, before a URL is given out. Both take the beginning of an id, too.
+// Objects tells what is there, before a URL is given out. All take the beginning of an id, too.
 type Objects interface {
 	RunningContainer(id string) (string, error)
+	Attachable(id string, stdin, terminal bool) (string, error)
 	ReadySandbox(id string) (string, error)
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/net/websocket"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/streaming/pkg/httpstream"
 	"k8s.io/streaming/pkg/httpstream/spdy"
@@ -30,12 +31,19 @@ func (f *fakeRuntime) Exec(ctx context.Context, _ string, _ []string, session po
 	return f.exec(ctx, session)
 }
 
+func (f *fakeRuntime) Attach(ctx context.Context, _ string, session podsandbox.Session) error {
+	_, err := f.exec(ctx, session)
+	return err
+}
+
 func (f *fakeRuntime) PortForward(ctx context.Context, _ string, _ int32, client podsandbox.Forwarded) error {
 	return f.forward(ctx, client)
 }
 
 func (f *fakeRuntime) RunningContainer(id string) (string, error) { return id, nil }
-func (f *fakeRuntime) ReadySandbox(id string) (string, error)     { return id, nil }
+
+func (f *fakeRuntime) Attachable(id string, _, _ bool) (string, error) { return id, nil }
+func (f *fakeRuntime) ReadySandbox(id string) (string, error)          { return id, nil }
 
 func newServer(t *testing.T, f *fakeRuntime) *Server {
 	t.Helper()
@@ -147,6 +155,32 @@ func TestSessionsEndWithTheirClient(t *testing.T) {
 				t.Error("the session goes on")
 			}
 		})
+	}
+}
+
+// A WebSocket has all channels; the input that a client did not ask for is not the container's to end (B33).
+func TestSessionsHaveTheStreamsThatWereAskedFor(t *testing.T) {
+	got := make(chan podsandbox.Session, 1)
+	s := newServer(t, &fakeRuntime{exec: func(_ context.Context, session podsandbox.Session) (int32, error) {
+		got <- session
+		return 0, nil
+	}})
+	url, err := s.Attach(&criv1.AttachRequest{ContainerId: "c", Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := websocket.NewConfig("ws"+strings.TrimPrefix(url, "http"), "http://localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Protocol = []string{v4}
+	ws, err := websocket.DialConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.Close()
+	if session := <-got; session.Stdin != nil || session.Stdout == nil || session.Stderr != nil {
+		t.Errorf("got %+v, want stdout alone", session)
 	}
 }
 

@@ -26,6 +26,8 @@ var (
 	ErrExists = errors.New("exists in the keeper")
 	// ErrState: the child is not in the state this needs; a signal to an exited one, for example.
 	ErrState = errors.New("child is in the wrong state")
+	// ErrLimit: there are as many as there may be.
+	ErrLimit = errors.New("limit reached")
 	// ErrNone: no keeper runs, and the client is not to start one.
 	ErrNone = errors.New("no keeper runs")
 )
@@ -109,6 +111,8 @@ func failure(e *wire.Error) error {
 		return fmt.Errorf("%s: %w", e.Text, ErrExists)
 	case wire.CodeState:
 		return fmt.Errorf("%s: %w", e.Text, ErrState)
+	case wire.CodeLimit:
+		return fmt.Errorf("%s: %w", e.Text, ErrLimit)
 	}
 	return fmt.Errorf("keeper: %w", e)
 }

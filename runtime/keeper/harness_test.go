@@ -321,6 +321,19 @@ func (n *node) sh(id, script string) *workload {
 	return w
 }
 
+// terminal is a shell script on a terminal of its own.
+func (n *node) terminal(id string, kind wire.Kind, script string) *workload {
+	n.t.Helper()
+	w := n.sh(id, script)
+	w.Plan.Ops[0].Arg, w.Terminal, w.Kind = "terminal", true, kind
+	w.Stdout, w.Stderr, w.StdoutRead, w.StderrRead = nil, nil, nil, nil
+	master := n.open(w, "/dev/ptmx", os.O_RDWR|unix.O_NOCTTY)
+	raw, _ := master.SyscallConn()
+	raw.Control(func(fd uintptr) { unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0) })
+	w.Plan.Fds, w.Table = append(w.Plan.Fds, "ptmx"), append(w.Table, master)
+	return w
+}
+
 func (n *node) fifo(w *workload, path string) (read, write *os.File) {
 	n.t.Helper()
 	return n.open(w, path, os.O_RDONLY|unix.O_NONBLOCK), n.open(w, path, os.O_WRONLY)

@@ -214,17 +214,7 @@ func TestStdinEndsWhenClosed(t *testing.T) {
 // B40.
 func TestTerminal(t *testing.T) {
 	n := newNode(t)
-	terminal := func(id string, kind wire.Kind, script string) *workload {
-		w := n.sh(id, script)
-		w.Plan.Ops[0].Arg, w.Terminal, w.Kind = "terminal", true, kind
-		w.Stdout, w.Stderr, w.StdoutRead, w.StderrRead = nil, nil, nil, nil
-		master := n.open(w, "/dev/ptmx", os.O_RDWR|unix.O_NOCTTY)
-		raw, _ := master.SyscallConn()
-		raw.Control(func(fd uintptr) { unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0) })
-		w.Plan.Fds, w.Table = append(w.Plan.Fds, "ptmx"), append(w.Table, master)
-		return w
-	}
-	w := terminal("c1", wire.KindContainer, "echo out; echo err >&2; test -t 0 && echo terminal; exit 4")
+	w := n.terminal("c1", wire.KindContainer, "echo out; echo err >&2; test -t 0 && echo terminal; exit 4")
 	if p := n.start(w); p.Console != nil {
 		t.Error("the terminal of a container went to the daemon")
 	}
@@ -234,7 +224,7 @@ func TestTerminal(t *testing.T) {
 	if got, want := w.text(t, "stdout"), "out\nerr\nterminal\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	p := n.start(terminal("exec-1", wire.KindExec, "read x; echo got $x"))
+	p := n.start(n.terminal("exec-1", wire.KindExec, "read x; echo got $x"))
 	if p.Console == nil {
 		t.Fatal("the terminal of an exec did not come to the daemon")
 	}

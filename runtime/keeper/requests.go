@@ -22,6 +22,7 @@ type Launch struct {
 	JoinIndex int  // the table entry that becomes Container's pidfd, nil in Table; -1 without one
 	NewPID    bool // the process is PID 1 of a new PID namespace
 	Terminal  bool
+	StdinOnce bool       // the first attached client's end of stdin is the child's; not of a terminal
 	User      *wire.User // nil: the keeper's own user namespace
 
 	Cgroup *os.File // cgroup v2 directory to be born in; nil where init joins by itself (v1)
@@ -44,7 +45,7 @@ type Process struct {
 // ends first, the process is killed and forgotten as soon as it can be: a start nobody waits for leaves nothing (B5).
 func (c *Client) Launch(ctx context.Context, l Launch) (Process, error) {
 	m := &wire.Message{Op: wire.OpLaunch, ID: l.ID, Launch: &wire.Launch{
-		Kind: l.Kind, Container: l.Container, NewPID: l.NewPID, Terminal: l.Terminal, JoinIndex: l.JoinIndex, User: l.User}}
+		Kind: l.Kind, Container: l.Container, NewPID: l.NewPID, Terminal: l.Terminal, StdinOnce: l.StdinOnce, JoinIndex: l.JoinIndex, User: l.User}}
 	if err := wire.CheckID(l.ID); err != nil {
 		return Process{}, err
 	}

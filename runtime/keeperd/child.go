@@ -214,6 +214,9 @@ func (k children) closeStdin(c *child) {
 	if c.stdinWrite >= 0 {
 		unix.Close(c.stdinWrite)
 		c.stdinWrite = -1
+		if out := c.out; out != nil {
+			k.logs.post(func() { k.logs.closeStdin(out) })
+		}
 		k.tellAnchor(&wire.Message{Op: wire.OpDrop, ID: c.ID, Role: wire.RoleStdinWrite})
 	}
 }

@@ -149,7 +149,7 @@ func (k clients) watchConn(c *conn, more uint32) {
 	}
 }
 
-// handle answers a request, at once but for a launch and an upgrade.
+// handle answers a request, at once but for a launch, a client to attach and an upgrade.
 func (k clients) handle(c *conn, m *wire.Message, d *descriptors) {
 	answer := &wire.Message{Seq: m.Seq, Op: m.Op, ID: m.ID}
 	var err error
@@ -170,7 +170,7 @@ func (k clients) handle(c *conn, m *wire.Message, d *descriptors) {
 		if err = wire.CheckID(m.ID); err == nil {
 			err = k.handleChild(c, m, d, answer)
 		}
-		if m.Op == wire.OpLaunch && err == nil {
+		if (m.Op == wire.OpLaunch || m.Op == wire.OpAttach) && err == nil {
 			return
 		}
 	}
@@ -206,6 +206,8 @@ func (k clients) handleChild(c *conn, m *wire.Message, d *descriptors, answer *w
 		if ch.state == exited {
 			answer.Exit = ch.Exit
 		}
+	case wire.OpAttach:
+		return k.attach(c, ch, m, d)
 	case wire.OpCloseStdin:
 		k.children().closeStdin(ch)
 	case wire.OpReopenLog:

@@ -95,7 +95,7 @@ func (k launches) launch(c *conn, m *wire.Message, d *descriptors) error {
 	}
 	l := &launching{conn: c, seq: m.Seq, status: ends[0], init: pid, launcher: -1}
 	ch := &child{state: starting, parent: parentSelf, pidfd: pidfd, launching: l, console: -1, stdinWrite: d.take(wire.RoleStdinWrite)}
-	ch.Child = wire.Child{ID: m.ID, Container: m.Launch.Container, Kind: m.Launch.Kind, Terminal: m.Launch.Terminal, Process: wire.Process{PID: pid}}
+	ch.Child = wire.Child{ID: m.ID, Container: m.Launch.Container, Kind: m.Launch.Kind, Terminal: m.Launch.Terminal, StdinOnce: m.Launch.StdinOnce, Process: wire.Process{PID: pid}}
 	k.table[m.ID] = ch
 	out := newOutput(m.ID, d.take(wire.RoleLog))
 	out.read(d.take(wire.RoleStdoutRead), "stdout", false)

@@ -18,6 +18,8 @@ type logs struct {
 	log     *slog.Logger
 	buffers *crilog.Buffers
 	outputs map[string]*output
+	clients atomic.Int32 // attached to all; counted when the control loop lets one in
+	frame   [1 + wire.InputBytes]byte
 }
 
 // output is what one child writes. After add only the logs loop touches it, but for lost.
@@ -28,6 +30,9 @@ type output struct {
 	failing bool          // what was logged last about the file
 	lost    atomic.Uint64 // lines, for List
 	settled func()        // set while draining
+
+	attached map[*attached]struct{}
+	clients  atomic.Int32 // attached, as logs counts them
 }
 
 type stream struct {
@@ -48,7 +53,7 @@ func (s *stream) role() wire.Role {
 }
 
 func newOutput(id string, logFd int) *output {
-	return &output{id: id, file: crilog.NewFile(logFd)}
+	return &output{id: id, file: crilog.NewFile(logFd), attached: map[*attached]struct{}{}}
 }
 
 // read adds a descriptor to read, which the output owns from then on; a negative one is none.
@@ -70,6 +75,11 @@ func (l *logs) mend(o *output) {
 func (l *logs) add(o *output) {
 	l.outputs[o.id] = o
 	for _, s := range o.streams {
+		kind := byte(wire.FrameStdout)
+		if s.Name == "stderr" {
+			kind = wire.FrameStderr
+		}
+		s.Tee = func(text []byte) { l.tee(o, kind, text) }
 		if err := l.watch(s.fd, unix.EPOLLIN, func() { l.pump(o, s) }); err != nil {
 			l.log.Error("Output is not read", "containerID", o.id, "err", err)
 		}
@@ -146,6 +156,7 @@ func (l *logs) settle(o *output) {
 	for _, s := range o.streams {
 		s.Flush(l.buffers)
 	}
+	l.finishAll(o)
 	if done := o.settled; done != nil {
 		o.settled = nil
 		done()
@@ -166,6 +177,7 @@ func (l *logs) close(o *output) {
 		l.end(s)
 		s.Flush(l.buffers)
 	}
+	l.finishAll(o)
 	o.file.Close()
 	delete(l.outputs, o.id)
 }

@@ -193,6 +193,9 @@ func (k takeover) inherit(h *anchor.Held, file wire.Child, recorded, clean bool)
 		k.beginOutput(c, clean)
 		c.state = running
 	}
+	if c.StdinTaken { // by a client of the keeper before
+		k.children().closeStdin(c)
+	}
 	k.children().watchPidfd(c, c.pidfd)
 }
 

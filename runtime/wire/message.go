@@ -24,6 +24,7 @@ const (
 	OpSignal     Op = "signal"     // ID, Signal, Group
 	OpReopenLog  Op = "reopenLog"  // ID, one descriptor "log"
 	OpCloseStdin Op = "closeStdin" // ID
+	OpAttach     Op = "attach"     // ID, Stdin, descriptors "socket" and "output", which carry frames
 	OpExit       Op = "exit"       // ID → Exit, nil while it runs. Unasked (Seq 0): ID has exited
 	OpForget     Op = "forget"     // ID; Kill: also when it runs or is being launched
 	OpList       Op = "list"       // → Children
@@ -63,6 +64,7 @@ const (
 	RoleBinary     Role = "binary"
 	RoleInit       Role = "init"
 	RoleSocket     Role = "socket"
+	RoleOutput     Role = "output" // of an attached client
 )
 
 // Kind is what a child is to the daemon.
@@ -92,6 +94,7 @@ type Message struct {
 	Signal   int      `json:"signal,omitempty"`
 	Group    bool     `json:"group,omitempty"`
 	Kill     bool     `json:"kill,omitempty"`
+	Stdin    bool     `json:"stdin,omitempty"`
 	Clean    bool     `json:"clean,omitempty"`
 }
 
@@ -108,6 +111,7 @@ type Launch struct {
 	Container string `json:"container,omitempty"` // the owner of an exec
 	NewPID    bool   `json:"newPID,omitempty"`    // init becomes PID 1 of a new PID namespace
 	Terminal  bool   `json:"terminal,omitempty"`
+	StdinOnce bool   `json:"stdinOnce,omitempty"`
 	JoinIndex int    `json:"joinIndex"` // table entry the keeper fills with Container's pidfd; -1: none
 	User      *User  `json:"user,omitempty"`
 }
@@ -140,6 +144,9 @@ type Child struct {
 	Process   Process `json:"process"`
 	Exit      *Exit   `json:"exit,omitempty"`
 	LostLines uint64  `json:"lostLines,omitempty"` // log lines that could not be written
+
+	StdinOnce  bool `json:"stdinOnce,omitempty"`  // the first client's end of stdin is the child's
+	StdinTaken bool `json:"stdinTaken,omitempty"` // that client has come
 }
 
 // Exit is how a process ended, as sent and as written to exits/<id>.
@@ -160,6 +167,7 @@ const (
 	CodeUnknown ErrorCode = "unknown" // no such child
 	CodeExists  ErrorCode = "exists"  // the id is taken
 	CodeState   ErrorCode = "state"   // the child is not in the state this needs
+	CodeLimit   ErrorCode = "limit"   // there are as many as there may be
 	CodeStep    ErrorCode = "step"    // a launch.StepError: Text is its Step, Errno and Path its own
 )
 

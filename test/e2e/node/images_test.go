@@ -264,7 +264,7 @@ var implemented = []string{
 	"ListPodSandbox", "CreateContainer", "StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus", "ExecSync",
 	"PullImage", "ImageStatus", "ListImages", "RemoveImage", "ImageFsInfo",
 	"Exec", "PortForward", "GetContainerEvents", "StreamPodSandboxes", "StreamContainers", "StreamImages",
-	"UpdateContainerResources", "UpdatePodSandboxResources", "ReopenContainerLog",
+	"UpdateContainerResources", "UpdatePodSandboxResources", "ReopenContainerLog", "Attach",
 	"ContainerStats", "ListContainerStats", "StreamContainerStats", "PodSandboxStats", "ListPodSandboxStats", "StreamPodSandboxStats",
 	"ListMetricDescriptors", "ListPodSandboxMetrics", "StreamPodSandboxMetrics",
 }

@@ -159,7 +159,7 @@ func TestIdleSessionsEnd(t *testing.T) {
 
 // What a person types: exec with and without a terminal, and port-forward. crictl's own WebSocket client speaks v5 only,
 // which the kubelet ends (B34).
-func TestCrictlExecAndPortForward(t *testing.T) {
+func TestCrictlExecAttachAndPortForward(t *testing.T) {
 	if os.Getenv(crictlVariable) == "" {
 		t.Skip("crictl is missing: test/e2e/tools/get crictl says why")
 	}
@@ -181,6 +181,12 @@ func TestCrictlExecAndPortForward(t *testing.T) {
 	cmd = exec.Command("script", "-qec", strings.Join(ctl("exec", "-it", c.id, "sh", "-c", "'tty; echo $TERM'").Args, " "), "/dev/null")
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "/dev/pts/0") || !strings.Contains(string(out), "xterm") {
 		t.Errorf("exec -it: got %q, %v", out, err)
+	}
+	shell := p.start(func(c *criv1.ContainerConfig) { c.Stdin, c.StdinOnce = true, true }, "sh", "-c", "cat; echo end")
+	cmd = ctl("attach", "-i", shell.id)
+	cmd.Stdin = strings.NewReader("piped\n")
+	if out, err := cmd.Output(); err != nil || string(out) != "piped\nend\n" {
+		t.Errorf("attach -i: got %q, %v, want what was piped and the end", out, err)
 	}
 	cmd = ctl("port-forward", p.id, "17001:7001")
 	text, err := cmd.StdoutPipe()

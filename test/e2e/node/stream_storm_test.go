@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/net/websocket"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // gauges asks the daemon's own metrics for goroutines and descriptors.
@@ -94,6 +95,8 @@ func TestAThousandSessionsLeaveNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	storm(t, n, address, "exec", func(i int) error { return cutOrRun(shells[i%len(shells)], i) })
+	loud := p.start(withStdin, "sh", "-c", "while :; do echo line; sleep 0.01; done")
+	storm(t, n, address, "attach", func(i int) error { return cutOrAttach(loud, i) })
 	storm(t, n, address, "port-forward", func(i int) error { return cutOrForward(p, i) })
 	eventually(t, 10*time.Second, "end of every command", func() bool { return !runs(t, "sleep 999") })
 }
@@ -145,6 +148,36 @@ func cutOrRun(c *container, i int) error {
 	s.read.Wait()
 	if out, status := s.out["stdout"].String(), s.out["error"].String(); !strings.Contains(out, "line") || !strings.Contains(status, `"7"`) {
 		return fmt.Errorf("stdout %q, status %q", out, status)
+	}
+	return nil
+}
+
+// cutOrAttach is one attach session, which sees a line; every third is cut before it does. Its client ends every one:
+// the container goes on.
+func cutOrAttach(c *container, i int) error {
+	url, err := c.tryAttachURL(func(r *criv1.AttachRequest) { r.Stdin, r.Stderr = true, true })
+	if err != nil {
+		return err
+	}
+	if i%9 == 3 {
+		ws, err := dialWS(url, v4)
+		if err != nil {
+			return err
+		}
+		return ws.Close()
+	}
+	s, err := openSPDY(url, v4, []string{"error", "stdin", "stdout", "stderr"})
+	if err != nil {
+		return err
+	}
+	defer s.conn.Close()
+	if i%3 == 0 {
+		return nil
+	}
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(s.out["stdout"].String(), "line\n"); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("no line; error stream %q", s.out["error"])
+		}
 	}
 	return nil
 }

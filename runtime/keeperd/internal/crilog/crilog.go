@@ -36,7 +36,8 @@ func NewBuffers() *Buffers {
 
 // Stream is one output of a container. Its unfinished last line is kept, at most lineBytes.
 type Stream struct {
-	Name  string // "stdout" or "stderr"
+	Name  string           // "stdout" or "stderr"
+	Tee   func(raw []byte) // is given what each Pump read, before its lines are written; nil: nobody is
 	log   *File
 	tty   bool
 	carry []byte
@@ -58,6 +59,9 @@ func (s *Stream) Pump(fd int, b *Buffers) (n int, eof bool, err error) {
 	case err != nil || n == 0: // EIO is how a terminal says that its last slave was closed
 		s.Flush(b)
 		return 0, true, err
+	}
+	if s.Tee != nil {
+		s.Tee(b.in[len(s.carry) : len(s.carry)+n])
 	}
 	copy(b.in[:], s.carry)
 	rest := b.in[:len(s.carry)+n]
