@@ -21,7 +21,7 @@ func TestReaper(t *testing.T) {
 		content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.pid))
 		status = string(content)
 	}
-	for _, want := range []string{"Name:\tpodwright-reap\n", "Threads:\t1\n", "CapPrm:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "SigBlk:\tfffffffffffabefd\n"} {
+	for _, want := range []string{"Name:\tpodwright-reap\n", "Threads:\t1\n", "CapPrm:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "SigBlk:\tfffffffffffabefd\n"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("status without %q:\n%s", want, status)
 		}
@@ -77,6 +77,19 @@ func TestReaper(t *testing.T) {
 	unix.PidfdSendSignal(r.pidfd, unix.SIGTERM, nil, 0)
 	if got := r.finish(t); got != "exit 0" {
 		t.Errorf("after SIGTERM: %q", got)
+	}
+}
+
+func TestReaperMayCallWhatItsLoopDoes(t *testing.T) {
+	filter := reaperFilter()
+	for nr, want := range map[uint32]bool{
+		unix.SYS_EXECVEAT: true, unix.SYS_PRCTL: true, unix.SYS_WAIT4: true, unix.SYS_RT_SIGTIMEDWAIT: true, unix.SYS_EXIT_GROUP: true,
+		unix.SYS_MMAP: false, unix.SYS_READ: false, unix.SYS_WRITE: false, unix.SYS_CLONE: false, unix.SYS_KILL: false, unix.SYS_SOCKET: false,
+		unix.SYS_WAIT4 | 1<<30: false, // of another ABI
+	} {
+		if got := allows(filter, nr); got != want {
+			t.Errorf("call %d: got %t, want %t", nr, got, want)
+		}
 	}
 }
 

@@ -288,6 +288,9 @@ func TestSharedPIDNamespaceHasAReaper(t *testing.T) {
 	if got := strings.Fields(two.exec("sh", "-c", "grep -h ^Cap /proc/1/status | sort -u | sed 's/.*\t//' | sort -u")); !slices.Equal(got, []string{"0000000000000000"}) {
 		t.Errorf("the reaper's capabilities: got %v, want none", got)
 	}
+	if got := strings.TrimSpace(two.exec("sh", "-c", "grep -h -E '^(Seccomp|NoNewPrivs):' /proc/1/status | cut -f2 | tr '\\n' ' '")); got != "1 2" {
+		t.Errorf("the reaper's no_new_privs and seccomp mode: got %q, want 1 and 2", got)
+	}
 	// The end of a container ends all its processes, though its PID namespace goes on (B22).
 	one.stop(0)
 	if got := two.exec("ps", "-o", "args"); strings.Count(got, "sleep 1000") != 1 {
