@@ -41,21 +41,19 @@ func TestAttachSharesTheContainersStreams(t *testing.T) {
 	c := onNode(t).pod(t).start(withStdin, "sh", "-c", "while read line; do echo got $line; [ $line = end ] && exit 3; done")
 	first := mustOpenSPDY(t, c.attachURL(func(r *criv1.AttachRequest) { r.Stdin, r.Stderr = true, true }), v4, "error", "stdin", "stdout", "stderr")
 	second := mustOpenSPDY(t, c.attachURL(nil), v4, "error", "stdout")
-	io.WriteString(first.streams["stdin"], "one\n")
-	for _, s := range []*stream{first, second} {
-		eventually(t, 10*time.Second, "output", func() bool { return strings.Contains(s.out["stdout"].String(), "got one\n") })
-	}
+	// A session begins some time after its client has made the streams.
+	eventually(t, 20*time.Second, "output for both", func() bool {
+		io.WriteString(first.streams["stdin"], "one\n")
+		return strings.Contains(first.out["stdout"].String(), "got one\n") && strings.Contains(second.out["stdout"].String(), "got one\n")
+	})
 	second.conn.Close()
 	io.WriteString(first.streams["stdin"], "end\n")
 	first.end()
-	if got := first.out["stdout"].String(); got != "got one\ngot end\n" {
-		t.Errorf("got %q", got)
-	}
 	if s := c.wait(10 * time.Second); s.GetExitCode() != 3 {
 		t.Errorf("exit code: got %d, want 3", s.GetExitCode())
 	}
-	if got := c.stream("stdout"); got != "got one\ngot end\n" {
-		t.Errorf("the log: got %q", got)
+	if got, log := first.out["stdout"].String(), c.stream("stdout"); got != log || !strings.HasSuffix(got, "got one\ngot end\n") {
+		t.Errorf("got %q, and in the log %q, want the same with an end", got, log)
 	}
 }
 
@@ -87,7 +85,8 @@ func TestAttachRequestsAreRefusedBeforeAURLIsGiven(t *testing.T) {
 // A terminal: what is typed, what is shown and the window's size, and all of that again for the next client.
 func TestAttachToATerminal(t *testing.T) {
 	c := onNode(t).pod(t).start(func(c *criv1.ContainerConfig) { c.Tty, c.Stdin, c.StdinOnce = true, true, true },
-		"sh", "-c", "trap '/bin/probe winsize' WINCH; while :; do read -t 1 line && echo got $line; done")
+		"sh", "-c", "trap '/bin/probe winsize' WINCH; echo ready; while :; do read -t 1 line && echo got $line; done")
+	eventually(t, 10*time.Second, "start", func() bool { return c.stream("stdout") == "ready\n" })
 	for _, size := range []string{"123x45", "90x30"} {
 		var columns, rows int
 		fmt.Sscanf(size, "%dx%d", &columns, &rows)
@@ -158,13 +157,16 @@ func TestStdinOnceClosesWithTheFirstClientB33(t *testing.T) {
 func TestSlowAttachClientsHoldUpNobody(t *testing.T) {
 	n := onNode(t)
 	p := n.pod(t)
-	c := p.start(withStdin, "sh", "-c", "read go; head -c 60000000 /dev/zero | tr '\\0' 'y' | fold -w 99; exit 6")
+	c := p.start(withStdin, "sh", "-c", "while ! read -t 1 go; do echo; done; head -c 60000000 /dev/zero | tr '\\0' 'y' | fold -w 99; exit 6")
 	slow, err := openSPDY(c.attachURL(nil), v4, []string{"error", "stdout"}, "stdout")
 	if err != nil {
 		t.Fatal(err)
 	}
 	slow.t = t
 	defer slow.conn.Close()
+	if _, err := slow.streams["stdout"].Read(make([]byte, 1)); err != nil { // or its session might not have begun
+		t.Fatal(err)
+	}
 	typist := mustOpenSPDY(t, c.attachURL(func(r *criv1.AttachRequest) { r.Stdin, r.Stdout = true, false }), v4, "error", "stdin")
 	begin := time.Now()
 	io.WriteString(typist.streams["stdin"], "go\n")
