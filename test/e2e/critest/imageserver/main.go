@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/podwright/podwright/test/e2e/critest/imageset"
@@ -57,7 +58,7 @@ func printDigest(images []imageset.Image) error {
 }
 
 // serve fills a registry, leads the public names to it and answers until it is killed. It
-// says so on stdout once everything can be pulled.
+// names every image by its digest on stdout, and says so once all can be pulled.
 func serve(address, hostsDir string, images []imageset.Image) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -68,9 +69,11 @@ func serve(address, hostsDir string, images []imageset.Image) error {
 	// Owned by serve, which waits for its answer below; ends with the process.
 	go func() { served <- http.Serve(listener, handler) }()
 	for _, image := range images {
-		if err := push(listener.Addr().String(), image); err != nil {
+		digest, err := push(listener.Addr().String(), image)
+		if err != nil {
 			return fmt.Errorf("push %s: %w", image.Name, err)
 		}
+		fmt.Printf("image %s@%s\n", image.Name, digest)
 		if hostsDir != "" {
 			if err := writeHosts(hostsDir, image.Name, listener.Addr().String()); err != nil {
 				return err
@@ -82,17 +85,23 @@ func serve(address, hostsDir string, images []imageset.Image) error {
 }
 
 // push stores an image under its path in the public registry, so that a client that asks
-// this registry in the place of that one finds it.
-func push(address string, image imageset.Image) error {
+// this registry in the place of that one finds it, and gives its digest.
+func push(address string, image imageset.Image) (v1.Hash, error) {
 	_, path, _ := strings.Cut(image.Name, "/")
 	tag, err := name.NewTag(address+"/"+path, name.Insecure)
 	if err != nil {
-		return err
+		return v1.Hash{}, err
 	}
 	if image.Single != nil {
-		return remote.Write(tag, image.Single)
+		if err := remote.Write(tag, image.Single); err != nil {
+			return v1.Hash{}, err
+		}
+		return image.Single.Digest()
 	}
-	return remote.WriteIndex(tag, image.Index)
+	if err := remote.WriteIndex(tag, image.Index); err != nil {
+		return v1.Hash{}, err
+	}
+	return image.Index.Digest()
 }
 
 func writeHosts(dir, image, address string) error {

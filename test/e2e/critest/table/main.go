@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 func main() {
@@ -23,15 +24,25 @@ func main() {
 	runtimeName := flag.String("runtime", "podwright", "`name` of the runtime; only podwright may lack an RPC")
 	focus := flag.String("focus", "", "judge only specs that match this `regexp`")
 	pattern := flag.Bool("skip-pattern", false, "print one regexp for --ginkgo.skip and exit")
+	benchmark := flag.Bool("benchmark", false, "print the figures of benchmark runs, each given as NAME=DIRECTORY")
 	flag.Parse()
 
+	if *benchmark {
+		ok, err := benchmarks(os.Stdout, flag.Args())
+		exit(ok, err)
+	}
 	ok, err := run(*skipsPath, *runtimeName, *focus, *pattern, flag.Arg(0))
+	exit(ok, err)
+}
+
+func exit(ok bool, err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "table:", err)
 	}
 	if err != nil || !ok {
 		os.Exit(1)
 	}
+	os.Exit(0)
 }
 
 func run(skipsPath, runtimeName, focus string, pattern bool, reportPath string) (bool, error) {
@@ -113,6 +124,7 @@ type spec struct {
 	LeafNodeType            string
 	LeafNodeText            string
 	State                   string
+	RunTime                 time.Duration
 	Failure                 struct {
 		Message  string
 		Location struct {

@@ -105,3 +105,42 @@ func TestSkipsRefuseALineWithoutReason(t *testing.T) {
 		t.Error("got no error for a line that does not say what is lacked")
 	}
 }
+
+func TestBenchmarksAreShownSideBySide(t *testing.T) {
+	run := func(states string, ns string) string {
+		dir := t.TempDir()
+		var specs []string
+		for _, state := range strings.Fields(states) {
+			specs = append(specs, state+" benchmark about start a container from scratch")
+		}
+		for name, text := range map[string]string{
+			"pod_benchmark_data.json": `{"operationsNames":["CreatePod","StopPod"],"datapoints":[{"operationsDurationsNs":[` + ns + `,2000000]},{"operationsDurationsNs":[` + ns + `]}]}`,
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Rename(report(t, specs...), filepath.Join(dir, "report")); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	for name, test := range map[string]struct {
+		states string
+		ok     bool
+	}{"all passed": {"passed passed", true}, "one skipped": {"passed skipped", false}, "one failed": {"failed passed", false}} {
+		var out bytes.Buffer
+		ok, err := benchmarks(&out, []string{"a=" + run("passed", "1500000"), "b=" + run(test.states, "40000000")})
+		if err != nil || ok != test.ok {
+			t.Errorf("%s: got %t, %v, want %t\n%s", name, ok, err, test.ok, &out)
+		}
+		if !regexp.MustCompile(`CreatePod +2 +1\.50 +1\.50 +2 +40\.00 +40\.00`).MatchString(out.String()) || !regexp.MustCompile(`StopPod +1 +2\.00`).MatchString(out.String()) {
+			t.Errorf("%s: got %s", name, &out)
+		}
+	}
+	for _, bad := range [][]string{nil, {"a"}, {"a=/nonexistent"}} {
+		if _, err := benchmarks(&bytes.Buffer{}, bad); err == nil {
+			t.Errorf("%q: got no error", bad)
+		}
+	}
+}
