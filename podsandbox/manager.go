@@ -55,6 +55,8 @@ type Config struct {
 	CgroupParent   string // for pods that name none
 	SeccompDefault []byte // the RuntimeDefault profile
 	UnsetSeccomp   spec.SeccompKind
+	// RefuseWeakIsolation ends a container at its start of which the kernel enforces less than was asked.
+	RefuseWeakIsolation bool
 
 	BootID     string
 	Records    *record.Store

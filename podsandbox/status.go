@@ -11,6 +11,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/wire"
 )
 
 // SandboxStatus answers from memory; verbose adds the "info" JSON that crictl shows.
@@ -95,7 +96,7 @@ func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusR
 			facts["plan"] = spec.Print(launchable)
 		}
 		if rec.Phase == record.ContainerRunning {
-			if report, err := m.isolationReport(rec, ociSpec); err == nil {
+			if report, err := m.isolationReport(wire.Process{PID: rec.PID, StartTime: rec.StartTime}, rec.CgroupPath, ociSpec); err == nil {
 				facts["isolation"] = report
 			} else {
 				facts["isolationError"] = err.Error()

@@ -170,7 +170,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	}
 	return podsandbox.New(podsandbox.Config{
 		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
-		UnsetSeccomp: unset, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
+		UnsetSeccomp: unset, RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
 		Observe: s.watch.Operation,
 	})

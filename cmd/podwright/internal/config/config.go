@@ -42,6 +42,7 @@ type Runtime struct {
 	InitBinary     string            `toml:"init_binary" comment:"Empty: podwright-init beside the podwright executable."`
 	SeccompDefault string            `toml:"seccomp_default_profile" comment:"A file that replaces the built-in RuntimeDefault profile. Empty: built in."`
 	UnsetSeccomp   string            `toml:"seccomp_when_unset" comment:"What a container without a seccomp field gets: RuntimeDefault or Unconfined."`
+	RefuseWeak     bool              `toml:"refuse_weak_isolation" comment:"End a container at its start if the kernel enforces less than was asked for it."`
 	PidsLimit      int64             `toml:"pids_limit" comment:"Tasks of one container; 0 is no limit of its own."`
 	Rlimits        map[string]Rlimit `toml:"rlimits" comment:"Resource limits of every workload, by name as in getrlimit(2) without RLIMIT_, lower case."`
 }
