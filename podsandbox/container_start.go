@@ -140,7 +140,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err != nil {
 		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)
 	}
-	return identity(process), m.verifyIsolation(identity(process), group, ociSpec)
+	return identity(process), verifyIsolation(m.core, identity(process), group, ociSpec)
 }
 
 // tooLittleMemory says it where the kernel killed init at the container's own limit: "killed" alone explains nothing.

@@ -28,7 +28,7 @@ func (m *core) isolationReport(process wire.Process, group string, ociSpec *spec
 
 // verifyIsolation refuses a container that was started and is confined less than asked, where the operator wants that. The
 // workload has run for the milliseconds that it took to look.
-func (m *core) verifyIsolation(process wire.Process, group string, ociSpec *specs.Spec) error {
+func verifyIsolation(m *core, process wire.Process, group string, ociSpec *specs.Spec) error {
 	if !m.cfg.RefuseWeakIsolation {
 		return nil
 	}

@@ -8,8 +8,10 @@ package isolation
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Finding is one property: what was asked, and what holds.
@@ -86,7 +88,11 @@ func Read(in Input) (*Report, error) {
 
 // explain tells a process that ended from what can't be read.
 func (p *process) explain(what string, err error) error {
-	if gone := p.check(); gone != nil {
+	gone := p.check()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) { // on its way out it has no namespaces any more
+		gone = ErrGone
+	}
+	if gone != nil {
 		return fmt.Errorf("process %d: %w", p.pid, gone)
 	}
 	return fmt.Errorf("%s of process %d: %w", what, p.pid, err)

@@ -189,3 +189,55 @@ func TestCheckTellsWhatTheHostLacks(t *testing.T) {
 		t.Errorf("without init and network: %v, %+v", err, c)
 	}
 }
+
+// TestWeakIsolationIsRefused runs nodes whose init leaves one step out: explain names it, and with
+// refuse_weak_isolation the container does not stay.
+func TestWeakIsolationIsRefused(t *testing.T) {
+	faults := map[string]string{
+		"seccomp": "seccomp is unconfined, asked was a filter", "mask": "masked path /proc/keys is visible",
+		"rlimit": "RLIMIT_NOFILE is", "caps": "bounding capabilities is",
+	}
+	for fault, named := range faults {
+		t.Run(fault, func(t *testing.T) {
+			weak := filepath.Join(t.TempDir(), "podwright-init")
+			build := exec.Command("go", "build", "-tags", "fault_"+fault, "-o", weak, "github.com/podwright/podwright/cmd/podwright-init")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			init := fmt.Sprintf("init_binary = %q\n[runtime.rlimits]\nnofile = { soft = 100, hard = 200 }\n", weak)
+			n := ownNode(t, options{runtime: init})
+			c := n.pod(t).sleeper(kubeletLike)
+			r, confirmed := c.explained()
+			if confirmed || !strings.Contains(strings.ReplaceAll(strings.Join(differing(r), ";"), ": ", " is "), strings.SplitN(named, ",", 2)[0]) {
+				t.Errorf("differences %q, want one that says %q", differing(r), named)
+			}
+			c.stop(0)
+			if err := n.halt(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			config, err := os.ReadFile(n.path("config.toml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			strict := strings.Replace(string(config), "init_binary", "refuse_weak_isolation = true\ninit_binary", 1)
+			if err := os.WriteFile(n.path("config.toml"), []byte(strict), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.serve(); err != nil {
+				t.Fatal(err)
+			}
+			refused := n.pod(t).create(kubeletLike, "sleep", "1000")
+			if err := refused.tryStart(); err == nil || !strings.Contains(err.Error(), named) {
+				t.Errorf("start: got %v, want an error with %q", err, named)
+			}
+			if s := refused.status(); s.GetState() != criv1.ContainerState_CONTAINER_EXITED || s.GetReason() != "StartError" || !strings.Contains(s.GetMessage(), named) {
+				t.Errorf("got state %v, reason %q, message %q", s.GetState(), s.GetReason(), s.GetMessage())
+			}
+		})
+	}
+	n := ownNode(t, options{runtime: "refuse_weak_isolation = true\n"})
+	if got := n.pod(t).output(restricted, "id", "-u"); strings.TrimSpace(got) != "1000" {
+		t.Errorf("with everything in place: got %q", got)
+	}
+}
