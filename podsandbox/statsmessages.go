@@ -173,14 +173,18 @@ func (m *statsManager) LayersFilesystem(images string) (*criv1.FilesystemUsage, 
 	}
 	var ids []string
 	m.containers.each(func(c *container) { ids = append(ids, c.id) })
-	all := &layerUse{at: time.Now()}
+	all, counted := &layerUse{at: time.Now()}, len(ids) == 0
 	for _, use := range m.layers.of(ids...) {
 		if use != nil {
+			counted = true
 			all.Bytes, all.Inodes = all.Bytes+use.Bytes, all.Inodes+use.Inodes
 			if use.at.Before(all.at) {
 				all.at = use.at
 			}
 		}
+	}
+	if !counted { // nobody asked before
+		return m.writableLayer(nil), nil
 	}
 	return m.writableLayer(all), nil
 }

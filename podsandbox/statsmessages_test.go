@@ -1,7 +1,9 @@
 package podsandbox
 
 import (
+	"context"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -175,5 +177,43 @@ func TestSoftLimit(t *testing.T) {
 		if got, ok := softLimit(text, name); got != want || ok != (want > 0) {
 			t.Errorf("%s: got %d, %v", name, got, ok)
 		}
+	}
+}
+
+// Images on a disk of their own: only then writable layers have an entry in ImageFsInfo.
+func TestLayersHaveAnEntryOfTheirOwnBesideImagesOnAnotherDisk(t *testing.T) {
+	stop := make(chan struct{})
+	var lanes sync.WaitGroup
+	m := &statsManager{core: &core{cfg: Config{StateDir: t.TempDir()}}}
+	m.layers = newLayers(stop, func(f func()) { lanes.Go(f) }, func(context.Context, string, func(int) error) (diskuse.Use, error) {
+		return diskuse.Use{Bytes: 1000, Inodes: 10}, nil
+	})
+	defer lanes.Wait()
+	defer close(stop)
+	if err := os.Mkdir(m.layersDir(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b"} {
+		m.containers.put(id, newContainer(&record.Container{ID: id, Phase: record.ContainerExited}, &criv1.ContainerConfig{}, [32]byte{}))
+	}
+	if got, err := m.LayersFilesystem(t.TempDir()); got != nil || err != nil {
+		t.Errorf("images on the same disk: got %v, %v, want no entry", got, err)
+	}
+	if _, err := m.LayersFilesystem("/absent"); err == nil {
+		t.Error("images nowhere: got no error")
+	}
+	const other = "/proc" // surely not where temporary files are
+	if got, err := m.LayersFilesystem(other); err != nil || got.GetUsedBytes().GetValue() == 0 && got.GetUsedBytes() != nil {
+		t.Errorf("before anything was counted: got %v, %v, want no size rather than 0", got, err)
+	}
+	var got *criv1.FilesystemUsage
+	for deadline := time.Now().Add(10 * time.Second); got.GetUsedBytes().GetValue() != 2000; time.Sleep(time.Millisecond) {
+		var err error
+		if got, err = m.LayersFilesystem(other); err != nil || time.Now().After(deadline) {
+			t.Fatalf("got %v, %v, want the sum of both layers", got, err)
+		}
+	}
+	if got.GetFsId().GetMountpoint() != m.layersDir() || got.GetInodesUsed().GetValue() != 20 || got.GetTimestamp() == 0 {
+		t.Errorf("got %v", got)
 	}
 }
