@@ -261,16 +261,43 @@ func TestAttachAcrossRestarts(t *testing.T) {
 	keeper, anchor := n.pair(t)
 	lasting := p.start(func(c *criv1.ContainerConfig) { c.Tty, c.Stdin = true, true }, "sh", "-c", "trap '' HUP; while :; do sleep 0.1; done")
 	waiting := p.start(withStdin, "sh", "-c", "while :; do read line && echo got $line; sleep 0.1; done")
+	over := p.start(func(c *criv1.ContainerConfig) { c.Stdin, c.StdinOnce = true, true }, "sh", "-c", "cat; sleep 1000")
 	n.kill(t, anchor, keeper)
 	eventually(t, 20*time.Second, "another pair", func() bool {
 		k, a, err := n.keeperPIDs()
 		return err == nil && k != keeper && a != anchor && n.ready(t)
 	})
 	attach(waiting, "adopted").conn.Close()
-	s := mustOpenSPDY(t, lasting.attachURL(func(r *criv1.AttachRequest) { r.Tty = true }), v4, "error", "stdout", "resize")
+	s := mustOpenSPDY(t, over.attachURL(func(r *criv1.AttachRequest) { r.Stdin = true }), v4, "error", "stdin", "stdout")
+	if reason, message := exitStatus(t, s.end()); reason != "InternalError" || !strings.Contains(message, "no stdin") {
+		t.Errorf("a stdin_once that was lost: got %s %q", reason, message)
+	}
+	s = mustOpenSPDY(t, lasting.attachURL(func(r *criv1.AttachRequest) { r.Tty = true }), v4, "error", "stdout", "resize")
 	if reason, message := exitStatus(t, s.end()); reason != "InternalError" || !strings.Contains(message, "no streams") {
 		t.Errorf("a lost terminal: got %s %q", reason, message)
 	}
+}
+
+func openFiles(t *testing.T, pid int) int {
+	t.Helper()
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// restingFiles is what a keeper has open once its launches are over, of which some descriptors are.
+func restingFiles(t *testing.T, keeper int) int {
+	t.Helper()
+	count := -1
+	eventually(t, 10*time.Second, "rest after the starts", func() bool {
+		was := count
+		count = openFiles(t, keeper)
+		time.Sleep(200 * time.Millisecond)
+		return count == was
+	})
+	return count
 }
 
 // B31: what clients of one container cost is bounded, and given back; sessions that nobody comes for cost a token.
@@ -279,20 +306,8 @@ func TestAttachIsBoundedB31(t *testing.T) {
 	p := n.pod(t)
 	c, other := p.start(withStdin, "cat"), p.start(withStdin, "cat")
 	keeper, _ := n.pair(t)
-	fds := func() int {
-		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", keeper))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(list)
-	}
-	before := -1
-	eventually(t, 10*time.Second, "rest after the starts", func() bool { // some descriptors are of a launch only
-		was := before
-		before = fds()
-		time.Sleep(200 * time.Millisecond)
-		return before == was
-	})
+	fds := func() int { return openFiles(t, keeper) }
+	before := restingFiles(t, keeper)
 	open := func(c *container) *stream {
 		return mustOpenSPDY(t, c.attachURL(func(r *criv1.AttachRequest) { r.Stdin = true }), v4, "error", "stdin", "stdout")
 	}

@@ -96,7 +96,10 @@ func TestAThousandSessionsLeaveNothing(t *testing.T) {
 	}
 	storm(t, n, address, "exec", func(i int) error { return cutOrRun(shells[i%len(shells)], i) })
 	loud := p.start(withStdin, "sh", "-c", "while :; do echo line; sleep 0.01; done")
+	keeper, _ := n.pair(t)
+	files := restingFiles(t, keeper)
 	storm(t, n, address, "attach", func(i int) error { return cutOrAttach(loud, i) })
+	eventually(t, 10*time.Second, "return of the keeper to the descriptors of before", func() bool { return openFiles(t, keeper) == files })
 	storm(t, n, address, "port-forward", func(i int) error { return cutOrForward(p, i) })
 	eventually(t, 10*time.Second, "end of every command", func() bool { return !runs(t, "sleep 999") })
 }
