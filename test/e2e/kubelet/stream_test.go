@@ -148,3 +148,40 @@ func TestPortForwardThroughTheKubelet(t *testing.T) {
 		t.Errorf("a port on which nobody listens: got %q, want the reason", got)
 	}
 }
+
+// Two clients see what a container writes, and what one types.
+func TestAttachThroughTheKubelet(t *testing.T) {
+	mustRun(t, "input")
+	const path = "/attach/default/input-lab/main?input=1&output=1&error=1"
+	var outs [2]chan string
+	var in io.Writer
+	for i := range outs {
+		s := open(t, path, "v4.channel.k8s.io")
+		s.stream("streamtype", "error")
+		in = s.stream("streamtype", "stdin")
+		out := s.stream("streamtype", "stdout")
+		s.stream("streamtype", "stderr")
+		outs[i] = make(chan string, 1)
+		// Owner: the test; ends with its connection.
+		go func() {
+			line := make([]byte, len("got hello\n"))
+			io.ReadFull(out, line)
+			outs[i] <- string(line)
+		}()
+	}
+	time.Sleep(500 * time.Millisecond) // what is written before one is attached, it does not see
+	io.WriteString(in, "hello\n")
+	for i, out := range outs {
+		select {
+		case got := <-out:
+			if got != "got hello\n" {
+				t.Errorf("client %d: got %q, want the answer", i, got)
+			}
+		case <-time.After(30 * time.Second):
+			t.Errorf("client %d: got nothing", i)
+		}
+	}
+	if got, err := logs("input", "main"); err != nil || !strings.Contains(got, "got hello\n") {
+		t.Errorf("the log: got %q, %v, want it as well", got, err)
+	}
+}
