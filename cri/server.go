@@ -84,6 +84,9 @@ func (s *Server) Status(_ context.Context, req *criv1.StatusRequest) (*criv1.Sta
 	ready := &criv1.RuntimeCondition{Type: criv1.RuntimeReady, Status: true}
 	if err := s.cfg.Manager.Ready(); err != nil {
 		ready.Status, ready.Reason, ready.Message = false, "KeeperUnreachable", err.Error()
+		if errors.Is(err, podsandbox.ErrRecovering) {
+			ready.Reason = "Recovering"
+		}
 	}
 	network := &criv1.RuntimeCondition{Type: criv1.NetworkReady, Status: true}
 	if err := s.cfg.Network.Status(); err != nil {

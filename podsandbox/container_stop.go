@@ -144,6 +144,9 @@ func (m *containerManager) stopLater(ctx context.Context, c *container, deadline
 	}()
 }
 
+// frozenPatience is how long a kill may take before it is asked whether the container is frozen.
+const frozenPatience = time.Second
+
 // killContainer ends all processes of a running container and waits until it is recorded as exited. One that is stuck
 // in the kernel stays running, and is an error (B25).
 func (m *containerManager) killContainer(ctx context.Context, c *container) error {
@@ -160,6 +163,14 @@ func (m *containerManager) killContainer(ctx context.Context, c *container) erro
 	if m.keeper.Load() == nil || err != nil && !errors.Is(err, keeper.ErrState) {
 		// The keeper is away or never heard of it: the cgroup reaches every process without help.
 		err = m.cfg.Cgroups.Kill(ctx, group)
+	}
+	select {
+	case <-c.exited:
+		return nil
+	case <-time.After(frozenPatience):
+		// Somebody may have frozen it: on cgroup v1 such a process dies when it is thawed only, which this does.
+		err = errors.Join(err, m.cfg.Cgroups.Kill(ctx, group))
+	case <-ctx.Done():
 	}
 	select {
 	case <-c.exited:

@@ -17,6 +17,9 @@ var (
 	ErrResourceLimit = errors.New("limit reached")
 )
 
+// ErrRecovering is why nothing can be changed while Start works, of kind ErrUnavailable.
+var ErrRecovering = errors.New("podwright is still recovering its records")
+
 // Error is a failure with its kind: its text names operation, object and cause, and errors.Is finds the kind.
 type Error struct {
 	Kind error

@@ -166,7 +166,7 @@ func (m *core) Recovered() error {
 	}
 	client := m.keeper.Load()
 	if client == nil || client.Connected() {
-		return kindf(ErrUnavailable, "podwright is still recovering its records")
+		return kindf(ErrUnavailable, "%w", ErrRecovering)
 	}
 	cause := ""
 	if err := client.Trouble(); err != nil {

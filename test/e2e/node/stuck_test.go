@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -214,4 +215,26 @@ func TestCommandThatCannotBeKilledEndsItsCallB25(t *testing.T) {
 		t.Errorf("another command: got %q", got)
 	}
 	release()
+}
+
+// A container that somebody froze is stopped all the same; on cgroup v1 a frozen process does not die of SIGKILL.
+func TestFrozenContainerIsStopped(t *testing.T) {
+	p := onNode(t).pod(t)
+	c := p.sleeper(nil)
+	group := c.info().CgroupPath
+	err := os.WriteFile("/sys/fs/cgroup/freezer"+group+"/freezer.state", []byte("FROZEN"), 0)
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.WriteFile("/sys/fs/cgroup"+group+"/cgroup.freeze", []byte("1"), 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	c.stop(1)
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if s := c.status(); s.GetExitCode() != 137 && s.GetExitCode() != 143 { // the stop signal, too, came with the thaw
+		t.Errorf("got %v, want its end by a signal", s)
+	}
 }
