@@ -289,6 +289,17 @@ func TestHungSourceHoldsNobodyElse(t *testing.T) {
 	if _, err := o.Overlay(ctx, src); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("an overlay with a hung layer: %v", err)
 	}
+	for i := range 2 { // the second waits for its turn
+		short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		err := o.Look(short, dir+"/device", func() error { _, err := os.Lstat(dir + "/device"); return err })
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), dir+"/device") {
+			t.Errorf("look %d: %v, want the deadline, naming the path", i, err)
+		}
+	}
+	if err := o.Look(context.Background(), other, func() error { return os.ErrExist }); err != os.ErrExist {
+		t.Errorf("another look, meanwhile: %v, want its own answer", err)
+	}
 	release()
 	if took, err := attempt(dir+"/volume", 10*time.Second); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("after the server is gone: %v after %v, want the kernel's answer", err, took)
@@ -298,6 +309,8 @@ func TestHungSourceHoldsNobodyElse(t *testing.T) {
 			t.Fatal("goroutines are left")
 		}
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	if len(o.opening) != 0 {
 		t.Errorf("slots are left: %v", o.opening)
 	}
