@@ -54,6 +54,9 @@ func TestProbesFindWhatIsSickAndItIsStartedAgain(t *testing.T) {
 			t.Errorf("%s: got %s, %v, want one restart", name, c, err)
 		}
 	}
+	if got, err := logs("probes", "exec", "previous=true"); err != nil || got != "begin\n" {
+		t.Errorf("the log before the restart: got %q, %v", got, err)
+	}
 }
 
 func TestHooksRunAfterTheStartAndBeforeTheEnd(t *testing.T) {
@@ -119,9 +122,9 @@ func TestCrashLoopBacksOff(t *testing.T) {
 	if err != nil || c.RestartCount < 2 || c.State.Running != nil || end == nil || end.ExitCode != 7 || end.Reason != "Error" {
 		t.Errorf("got %s, %v, want it ended with code 7 at least three times", c, err)
 	}
-	// Not while the run before gives way to it.
+	// Not while the next run takes its place.
 	mustEventually(t, time.Minute, "the log of the last run", func() error {
-		got, err := logs("crash", "main", "previous=true")
+		got, err := logs("crash", "main")
 		if err == nil && got != "sorry\n" {
 			err = fmt.Errorf("got %q", got)
 		}
