@@ -240,7 +240,7 @@ func TestInspectTellsTheStepsOfAStart(t *testing.T) {
 			want string
 		}{
 			"run":    {sandbox.RunSteps, "record, make namespaces, write files, attach network"},
-			"create": {container.CreateSteps, "record, hold image, look at mounts and devices, derive spec, make writable layer"},
+			"create": {container.CreateSteps, "record, hold images, look at mounts and devices, derive spec, make writable layer"},
 			"start":  {container.StartSteps, "compile plan, open layers and streams, make cgroup, open mounts, start process"},
 		} {
 			var names []string
