@@ -89,7 +89,7 @@ func Read(in Input) (*Report, error) {
 // explain tells a process that ended from what can't be read.
 func (p *process) explain(what string, err error) error {
 	gone := p.check()
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) { // on its way out it has no namespaces any more
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // on its way out it has no namespaces, and no mount table (EINVAL), any more
 		gone = ErrGone
 	}
 	if gone != nil {
