@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -41,18 +40,14 @@ func checkCommand() *cobra.Command {
 			return check(cmd.Context(), cmd, cfg)
 		},
 	}
-	cmd.Flags().StringP("output", "o", "table", "table or json")
+	addOutput(cmd)
 	return cmd
 }
 
 func check(ctx context.Context, cmd *cobra.Command, cfg config.Config) error {
-	format, err := cmd.Flags().GetString("output")
+	write, err := asked(cmd, writeChecks, writeChecksJSON)
 	if err != nil {
 		return err
-	}
-	write := map[string]func(io.Writer, []hostCheck) error{"table": writeChecks, "json": writeChecksJSON}[format]
-	if write == nil {
-		return fmt.Errorf("--output %q: neither table nor json", format)
 	}
 	klog.LogToStderr(false) // what the daemon would log is in the answers
 	klog.SetOutput(io.Discard)
@@ -73,9 +68,7 @@ func check(ctx context.Context, cmd *cobra.Command, cfg config.Config) error {
 }
 
 func writeChecksJSON(out io.Writer, list []hostCheck) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(map[string]any{"checks": list})
+	return writeJSON(out, map[string]any{"checks": list})
 }
 
 func writeChecks(out io.Writer, list []hostCheck) error {

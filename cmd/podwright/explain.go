@@ -19,18 +19,14 @@ func explainCommand() *cobra.Command {
 		Use: "explain container", Short: "Show what isolates a running container: what was asked, what the kernel says holds; exit code 1 if less holds",
 		Args: cobra.ExactArgs(1), RunE: withDaemon(explain),
 	}
-	cmd.Flags().StringP("output", "o", "table", "table or json")
+	addOutput(cmd)
 	return cmd
 }
 
 func explain(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, args []string) error {
-	format, err := cmd.Flags().GetString("output")
+	write, err := asked(cmd, writeReport, writeReportJSON)
 	if err != nil {
 		return err
-	}
-	write := map[string]func(io.Writer, *isolation.Report) error{"table": writeReport, "json": writeReportJSON}[format]
-	if write == nil {
-		return fmt.Errorf("--output %q: neither table nor json", format)
 	}
 	resp, err := criv1.NewRuntimeServiceClient(conn).ContainerStatus(ctx, &criv1.ContainerStatusRequest{ContainerId: args[0], Verbose: true})
 	if err != nil {
@@ -59,9 +55,7 @@ func explain(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, arg
 }
 
 func writeReportJSON(out io.Writer, r *isolation.Report) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
+	return writeJSON(out, r)
 }
 
 // writeReport marks differences in the first column, where a search for them finds nothing else.

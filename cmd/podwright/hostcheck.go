@@ -139,7 +139,7 @@ func checkMounts(cfg config.Config) []hostCheck {
 	}
 	list := []hostCheck{ok("mounts", "detached mounts and overlay")}
 	if err := mounts.ProbeReadOnlyBelow(); err != nil {
-		list = append(list, hostCheck{Name: "recursively read-only mounts", State: stateLimited, Found: err.Error()})
+		list = append(list, hostCheck{Name: "recursively read-only mounts", State: stateLimited, Found: err.Error(), Do: "Linux 5.12 or newer, and nothing that only stands in for it"})
 	}
 	user := hostCheck{Name: "user namespaces", State: stateLimited, Do: "sysctl user.max_user_namespaces; a state directory on a file system with idmapped mounts (ext4, xfs, btrfs, tmpfs; overlay from Linux 5.19)"}
 	dir := cfg.StateDir

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -24,13 +23,13 @@ func opsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "ops", Short: "List what the daemon is doing now, at which step, since when, and what it waits for", Args: cobra.NoArgs, RunE: withDaemon(listOps),
 	}
-	cmd.Flags().StringP("output", "o", "table", "table or json")
+	addOutput(cmd)
 	cmd.Flags().BoolP("watch", "w", false, "look again every second, until interrupted")
 	return cmd
 }
 
 func listOps(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, _ []string) error {
-	format, err := cmd.Flags().GetString("output")
+	write, err := asked(cmd, writeOpsTable, writeOpsJSON)
 	if err != nil {
 		return err
 	}
@@ -38,16 +37,12 @@ func listOps(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, _ [
 	if err != nil {
 		return err
 	}
-	write := map[string]func(io.Writer, []operation) error{"table": writeOpsTable, "json": writeOpsJSON}[format]
-	if write == nil {
-		return fmt.Errorf("--output %q: neither table nor json", format)
-	}
 	for first := true; ; first = false {
 		resp, err := adminv1.NewAdminClient(conn).ListOperations(ctx, &adminv1.ListOperationsRequest{})
 		if err != nil {
 			return err
 		}
-		if !first && format == "table" {
+		if !first && cmd.Flag("output").Value.String() == "table" {
 			fmt.Fprintln(cmd.OutOrStdout())
 		}
 		if err := write(cmd.OutOrStdout(), operations(resp, time.Now())); err != nil || !watch {
@@ -103,9 +98,7 @@ func operations(resp *adminv1.ListOperationsResponse, now time.Time) []operation
 }
 
 func writeOpsJSON(out io.Writer, list []operation) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(map[string]any{"operations": list})
+	return writeJSON(out, map[string]any{"operations": list})
 }
 
 func writeOpsTable(out io.Writer, list []operation) error {

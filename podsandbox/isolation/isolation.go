@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -86,14 +87,19 @@ func Read(in Input) (*Report, error) {
 	return r, nil
 }
 
-// explain tells a process that ended from what can't be read.
+// exitPatience is how long a process may take from losing its namespaces to having ended.
+const exitPatience = time.Second
+
+// explain tells a process that ended from what can't be read. On its way out it has no namespaces and no mount table any
+// more (ENOENT, EINVAL); that is believed only once it has ended, or what can't be read would pass for what can't be wrong.
 func (p *process) explain(what string, err error) error {
-	gone := p.check()
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // on its way out it has no namespaces, and no mount table (EINVAL), any more
-		gone = ErrGone
+	ending := errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
+	for deadline := time.Now().Add(exitPatience); ; time.Sleep(time.Millisecond) {
+		if gone := p.check(); gone != nil {
+			return fmt.Errorf("process %d: %w", p.pid, gone)
+		}
+		if !ending || time.Now().After(deadline) {
+			return fmt.Errorf("%s of process %d: %w", what, p.pid, err)
+		}
 	}
-	if gone != nil {
-		return fmt.Errorf("process %d: %w", p.pid, gone)
-	}
-	return fmt.Errorf("%s of process %d: %w", what, p.pid, err)
 }

@@ -193,3 +193,24 @@ func TestAnotherOrNoProcessIsGone(t *testing.T) {
 		t.Errorf("no process: %v", err)
 	}
 }
+
+// What a running process doesn't tell is an error: as its end it would pass for nothing wrong.
+func TestWhatCannotBeReadIsNotTheProcessesEnd(t *testing.T) {
+	in := sleeper(t, 0, "true")
+	p, err := openProcess(in.PID, in.StartTime)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	for _, cause := range []error{unix.EINVAL, unix.ENOENT, unix.ESRCH, unix.EACCES} {
+		if err := p.explain("x", cause); errors.Is(err, ErrGone) || !errors.Is(err, cause) {
+			t.Errorf("%v became %v", cause, err)
+		}
+	}
+	if err := unix.Kill(in.PID, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.explain("x", unix.EINVAL); !errors.Is(err, ErrGone) {
+		t.Errorf("of a process that ends: %v", err)
+	}
+}

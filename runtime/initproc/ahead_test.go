@@ -140,18 +140,18 @@ func TestExecLooksItsProgramUp(t *testing.T) { eachWay(t, execLooksItsProgramUp)
 func execLooksItsProgramUp(t *testing.T) {
 	newLab(t)
 	dir, table := oneRoot(t)
-	for _, d := range []string{"/a", "/b/echo", "/work"} {
+	for _, d := range []string{"/a", "/b/echo", "/in"} {
 		if err := os.MkdirAll(dir+d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	os.WriteFile(dir+"/a/echo", []byte("#!/bin/sh\necho wrong"), 0o644) // not executable
-	os.WriteFile(dir+"/work/here", []byte("#!/bin/sh\necho here $PWD"), 0o755)
+	os.WriteFile(dir+"/in/here", []byte("#!/bin/sh\necho here $PWD"), 0o755)
 	c := sleeping(t, container("sleep 1000"), table)
 	for _, k := range []struct{ path, cwd, name, want string }{
 		{"PATH=/none:/a:/b:/bin/", "/", "echo", "\nexit 0"},
-		{"PATH=:/bin", "/work", "here", "here /work\nexit 0"},
-		{"PATH=/bin", "/work", "./here", "here /work\nexit 0"},
+		{"PATH=:/bin", "/in", "here", "here /in\nexit 0"},
+		{"PATH=/bin", "/in", "./here", "here /in\nexit 0"},
 		{"PATH=/bin", "/missing", "true", "exit 1"},
 	} {
 		plan := execInto(1000, []launch.Op{{Code: launch.OpChdir, Step: "again", Fd: -1, Path: k.cwd}}, k.name)
