@@ -3,6 +3,7 @@ package podsandbox
 import (
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -352,4 +353,35 @@ func (l *opLock) heldBy() string {
 func (l *opLock) unlock() {
 	l.holder.Store(nil)
 	<-l.slot
+}
+
+// toItsEnd does one thing to a container, by itself. A caller that vanishes stops nothing half way; the deadline does.
+// Its errors begin with what, which the container's id follows.
+func toItsEnd(ctx context.Context, m *core, c *container, kind, what string, deadline time.Duration, job func(context.Context, *Operation) error) error {
+	op := m.ops.begin(kind, containerName(m, c), c.id)
+	if err := c.op.lock(ctx, op); err != nil {
+		m.ops.end(ctx, op, err)
+		return err
+	}
+	done := make(chan error, 1)
+	m.exits.Add(1)
+	// Owner: core; ends with its deadline; Shutdown waits for it.
+	go func() {
+		defer m.exits.Done()
+		defer c.op.unlock()
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), deadline)
+		defer cancel()
+		err := job(detached, op)
+		m.ops.end(detached, op, err)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%s %s: %w", what, c.id, err)
+		}
+		return nil
+	case <-ctx.Done():
+		return kindf(ErrTimeout, "%s %s: still under way: %w", what, c.id, ctx.Err())
+	}
 }

@@ -27,32 +27,7 @@ func (m *streamManager) ReopenLog(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("reopen log: %w", err)
 	}
-	op := m.ops.begin(kindReopenLog, containerName(m.core, c), c.id)
-	if err := c.op.lock(ctx, op); err != nil {
-		m.ops.end(ctx, op, err)
-		return err
-	}
-	done := make(chan error, 1)
-	m.exits.Add(1)
-	// Owner: core; a caller that vanishes stops nothing half way: the keeper may have the file by then. Shutdown waits for it.
-	go func() {
-		defer m.exits.Done()
-		defer c.op.unlock()
-		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), reopenDeadline)
-		defer cancel()
-		err := m.reopenLog(detached, op, c)
-		m.ops.end(detached, op, err)
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("reopen log of container %s: %w", c.id, err)
-		}
-		return nil
-	case <-ctx.Done():
-		return kindf(ErrTimeout, "reopen log of container %s: still being reopened: %w", c.id, ctx.Err())
-	}
+	return toItsEnd(ctx, m.core, c, kindReopenLog, "reopen log of container", reopenDeadline, func(ctx context.Context, op *Operation) error { return m.reopenLog(ctx, op, c) })
 }
 
 func (m *streamManager) reopenLog(ctx context.Context, op *Operation, c *container) error {

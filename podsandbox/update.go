@@ -35,33 +35,10 @@ func (m *updateManager) UpdateContainer(ctx context.Context, id string, change *
 	if err != nil {
 		return fmt.Errorf("update container: %w", err)
 	}
-	op := m.ops.begin(kindUpdateContainer, containerName(m.core, c), c.id)
-	if err := c.op.lock(ctx, op); err != nil {
-		m.ops.end(ctx, op, err)
-		return err
-	}
-	done := make(chan error, 1)
-	m.exits.Add(1)
-	// Owner: core; the kernel may reclaim for a while before it takes a lower limit, and a caller that vanishes stops
-	// nothing half way. Shutdown waits for it.
-	go func() {
-		defer m.exits.Done()
-		defer c.op.unlock()
-		detached, cancel := teardownContext(ctx)
-		defer cancel()
-		err := m.updateContainer(detached, op, c, change)
-		m.ops.end(detached, op, err)
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return fmt.Errorf("update container %s: %w", c.id, err)
-		}
-		return nil
-	case <-ctx.Done():
-		return kindf(ErrTimeout, "update container %s: still being changed: %w", c.id, ctx.Err())
-	}
+	// The kernel may reclaim for a while before it takes a lower limit.
+	return toItsEnd(ctx, m.core, c, kindUpdateContainer, "update container", teardownDeadline, func(ctx context.Context, op *Operation) error {
+		return m.updateContainer(ctx, op, c, change)
+	})
 }
 
 func (m *updateManager) updateContainer(ctx context.Context, op *Operation, c *container, change *criv1.LinuxContainerResources) error {
