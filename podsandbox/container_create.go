@@ -141,6 +141,9 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 	if _, err := m.compile(c.id, ociSpec); err != nil {
 		return invalidSpec(err)
 	}
+	if err := relabelVolumes(ctx, m.core, op, s, c, ociSpec); err != nil {
+		return err
+	}
 	op.at("make writable layer")
 	for _, dir := range []string{"upper", "work"} {
 		if err := os.MkdirAll(filepath.Join(m.stateDir(c.id), dir), 0o755); err != nil {

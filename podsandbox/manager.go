@@ -99,6 +99,7 @@ type core struct {
 
 	exits     sync.WaitGroup // exits being processed, and what else goes on after its caller has an answer
 	ops       operations
+	relabels  *relabels
 	clock     clock
 	recovered chan struct{} // closed once Start has recovered every record
 	leaving   chan struct{} // closed by Leave
@@ -130,6 +131,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, errors.New("podsandbox: a required part of the configuration is missing")
 	}
 	shared := &core{cfg: cfg, recovered: make(chan struct{}), leaving: make(chan struct{}), ops: operations{observe: cfg.Observe}}
+	shared.relabels = newRelabels(&shared.ops, shared.leaving)
 	containers := &containerManager{core: shared}
 	m := &Manager{
 		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},

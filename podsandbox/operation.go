@@ -43,13 +43,14 @@ const (
 	kindExec            = "exec"
 	kindExecSession     = "exec session"
 	kindAttachSession   = "attach session"
+	kindRelabel         = "label volume"
 )
 
 // OperationKinds gives them all.
 func OperationKinds() []string {
 	return []string{
 		kindRunSandbox, kindStopSandbox, kindRemoveSandbox, kindCreateContainer, kindStartContainer, kindStopContainer, kindRemoveContainer,
-		kindUpdateContainer, kindReopenLog, kindExec, kindExecSession, kindAttachSession,
+		kindUpdateContainer, kindReopenLog, kindExec, kindExecSession, kindAttachSession, kindRelabel,
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	WaitDevice    = "device"       // a host path too
 	WaitStart     = "start"        // of a process: the keeper's answer, and so init's steps
 	WaitEnd       = "end"          // of a process
+	WaitVolume    = "volume"       // whose files are being labelled
 	WaitKernel    = "kernel"       // to take a limit: it may have to reclaim memory first
 )
 
@@ -32,8 +33,9 @@ type Wait struct {
 	Detail string    // what that process is at: its state, and where in the kernel it sleeps
 	Until  time.Time // when the waiting is over at the latest, where that is known
 
-	lock  *opLock // WaitOperation: whose turn it is
-	group string  // WaitStart, WaitEnd: the cgroup of the processes
+	lock    *opLock     // WaitOperation: whose turn it is
+	group   string      // WaitStart, WaitEnd: the cgroup of the processes
+	relabel *relabelJob // WaitVolume
 }
 
 // Waits says what op waits for, looked at now: processes are looked up in /proc, which waits for nobody.
@@ -50,6 +52,9 @@ func (m *Manager) Waits(op *Operation) []Wait {
 			return nil
 		}
 		w.Name = fmt.Sprintf("%s %s: %s", holder.Kind, holder.ID(), holder.Step())
+		return []Wait{w}
+	case WaitVolume:
+		w.Detail = progressText(w.relabel.walk.Progress())
 		return []Wait{w}
 	case WaitPlugin:
 		return runningPlugins(m.cfg.Network.Running(id), w)

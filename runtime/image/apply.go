@@ -14,6 +14,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 const (
@@ -78,7 +80,7 @@ func newReadAhead(stream io.ReadCloser) *readAhead {
 	}
 	// Owned by r, ended by the stream's end or by stop, waited for by Close.
 	go func() {
-		inBackground()
+		sys.Background()
 		defer close(r.ended)
 		defer stream.Close()
 		for {

@@ -22,6 +22,8 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // snapshotterName is fixed by the unpacker: under this name it turns the
@@ -152,7 +154,7 @@ func (u *unpacking) Apply(ctx context.Context, desc ocispec.Descriptor, mounts [
 	applied := make(chan error, 1)
 	// Owner: this call, which waits; ends with the layer, or with ctx.
 	go func() {
-		inBackground()
+		sys.Background()
 		_, err := archive.Apply(ctx, dir, tee, opts...)
 		if err == nil {
 			err = tee.drain()

@@ -17,17 +17,37 @@ const openat2Tries = 256
 // always added. EINTR is retried, and so is EAGAIN, which means that a rename
 // or mount anywhere on the system raced a walk with "..", up to a bound.
 func Openat2(dir *os.File, path string, how unix.OpenHow) (*os.File, error) {
+	fd, err := openat2(dir, path, how)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// OpenDirAt opens the directory name in dir, "." for dir itself, to be listed.
+// resolve are RESOLVE_*; a symlink called name is never followed. The File is
+// named by its descriptor: where a file system doesn't say of what kind an entry
+// is, ReadDir looks at it by that name, and so in this very directory.
+func OpenDirAt(dir *os.File, name string, resolve uint64) (*os.File, error) {
+	fd, err := openat2(dir, name, unix.OpenHow{Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW, Resolve: resolve})
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "/proc/self/fd/"+strconv.Itoa(fd)), nil
+}
+
+func openat2(dir *os.File, path string, how unix.OpenHow) (int, error) {
 	how.Flags |= unix.O_CLOEXEC
 	for tries := 0; ; {
 		fd, err := unix.Openat2(int(dir.Fd()), path, &how)
 		switch {
 		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
+			return fd, nil
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN) && tries < openat2Tries:
 			tries++
 		default:
-			return nil, &fs.PathError{Op: "openat2", Path: path, Err: err}
+			return -1, &fs.PathError{Op: "openat2", Path: path, Err: err}
 		}
 	}
 }

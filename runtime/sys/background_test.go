@@ -1,4 +1,4 @@
-package image
+package sys
 
 import (
 	"os"
@@ -38,7 +38,13 @@ func TestBackgroundIsOneThreadsAlone(t *testing.T) {
 	for range 3 {
 		// Owner: the test, which ends it by out.
 		go func() {
-			inBackground()
+			Background()
+			if err := BackgroundIO(); err != nil {
+				t.Error(err)
+			}
+			if got, _, _ := unix.RawSyscall(unix.SYS_IOPRIO_GET, ioprioOfProcess, 0, 0); got != ioprioLowest {
+				t.Errorf("in the background: I/O priority %#x, want %#x", got, ioprioLowest)
+			}
 			in <- priority(0)
 			<-out
 		}()

@@ -1,0 +1,42 @@
+package sys
+
+import (
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// backgroundNice makes what is done in the background worth a tenth of everything else to the scheduler (sched(7)).
+const (
+	backgroundNice = 10
+	lowestNice     = 19
+)
+
+// The lowest priority that is not idle: class "best effort", level 7, of one thread (ioprio_set(2)). x/sys names none of it.
+const (
+	ioprioLowest    = 2<<13 | 7
+	ioprioOfProcess = 1
+)
+
+// Background gives the calling goroutine, until its end, a thread of its own that yields to others: long work would else
+// hold the processors for milliseconds at a time while the kubelet waits for a list. The thread ends with the goroutine,
+// as its priority can't be had back without CAP_SYS_NICE; the runtime makes no thread from a locked one, so that no other
+// inherits it. Without permission nothing is lost but that.
+func Background() {
+	runtime.LockOSThread()
+	// 0 is this thread, and the answer is 20 - nice (getpriority(2), C library/kernel differences).
+	if now, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-now+backgroundNice, lowestNice))
+	}
+}
+
+// BackgroundIO makes the disks serve the calling thread, which Background has locked, after others. Not every I/O
+// scheduler knows priorities.
+func BackgroundIO() error {
+	_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, ioprioOfProcess, 0, ioprioLowest)
+	if errno != 0 {
+		return os.NewSyscallError("ioprio_set", errno)
+	}
+	return nil
+}
