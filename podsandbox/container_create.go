@@ -131,9 +131,17 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 		return err
 	}
 	in.Devices = devices
+	profile, weaker, err := apparmorOf(ctx, m.cfg, c.config)
+	if err != nil {
+		return err
+	}
+	in.AppArmor = profile
 	ociSpec, err := spec.Container(in)
 	if err != nil {
 		return invalidSpec(err)
+	}
+	if weaker != "" {
+		spec.AddNotes(ociSpec, weaker)
 	}
 	if err := checkLimits(m.cfg.Cgroups, ociSpec); err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -105,6 +106,9 @@ func launchError(err error) error {
 	if errors.As(err, &step) && (errors.Is(step.Errno, unix.ENOENT) || errors.Is(step.Errno, unix.ENOTDIR) || errors.Is(step.Errno, unix.EACCES)) &&
 		(step.Step == "exec" || step.Step == "chdir") {
 		return kindf(ErrInvalid, "%w", err)
+	}
+	if step != nil && strings.HasPrefix(step.Step, spec.AppArmorStep) && errors.Is(step.Errno, unix.ENOENT) {
+		return kindf(ErrPrecondition, "AppArmor profile %q is not loaded any more: %w", step.Step[len(spec.AppArmorStep):], err)
 	}
 	return err
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/podwright/podwright/podsandbox/podfiles"
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/apparmor"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/mounts"
@@ -55,6 +56,7 @@ type Config struct {
 	CgroupParent   string // for pods that name none
 	SeccompDefault []byte // the RuntimeDefault profile
 	UnsetSeccomp   spec.SeccompKind
+	UnsetAppArmor  spec.AppArmorKind
 	// RefuseWeakIsolation ends a container at its start of which the kernel enforces less than was asked.
 	RefuseWeakIsolation bool
 
@@ -67,6 +69,7 @@ type Config struct {
 	Seccomp    *seccomp.Compiler
 	Network    *cni.Network
 	Images     Images
+	AppArmor   *apparmor.Policy // nil where the kernel has none
 
 	// Observe is told of every operation that ended, with the context it ran in. It may not wait. Optional.
 	Observe func(ctx context.Context, op *Operation, err error)

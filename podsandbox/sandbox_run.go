@@ -214,6 +214,7 @@ func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sand
 		User: user, UserPath: ownPath(user != nil, m.cfg.Namespaces.Path(s.id, namespace.User)),
 		ID: s.id, Node: m.cfg.Node, NetPath: ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net)),
 		IPCPath: ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC)), UTSPath: ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS)),
+		AppArmor: reaperProfile(ctx, m.cfg.AppArmor),
 	})
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/cni"
+	"github.com/podwright/podwright/runtime/apparmor"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/namespace"
@@ -29,7 +30,7 @@ func hostChecks(ctx context.Context, cfg config.Config) []hostCheck {
 	list = append(list, checkNamespaces()...)
 	list = append(list, checkCgroups(cfg)...)
 	list = append(list, checkMounts(cfg)...)
-	list = append(list, checkSeccomp(), checkLSM(), checkPrograms(cfg))
+	list = append(list, checkSeccomp(), checkLSM(cfg), checkPrograms(cfg))
 	list = append(list, checkSysctls()...)
 	return append(list, checkNetwork(ctx, cfg))
 }
@@ -186,19 +187,15 @@ func checkSeccomp() hostCheck {
 	return ok(name, "filters")
 }
 
-func checkLSM() hostCheck {
+func checkLSM(cfg config.Config) hostCheck {
 	const name = "security modules"
-	var on []string
 	if selinux.Enabled() {
 		return hostCheck{Name: name, State: stateLimited, Found: "SELinux, whose labels podwright does not set yet", Do: "see docs/security.md"}
 	}
-	if apparmorEnabled() {
-		on = append(on, "AppArmor, whose profiles podwright does not load yet")
-	}
-	if len(on) == 0 {
+	if !apparmor.Enabled() {
 		return ok(name, "neither SELinux nor AppArmor is on; labels and profiles have no effect")
 	}
-	return hostCheck{Name: name, State: stateLimited, Found: strings.Join(on, ", "), Do: "see docs/security.md"}
+	return checkAppArmor(cfg)
 }
 
 func checkPrograms(cfg config.Config) hostCheck {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/apparmor"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/selinux"
@@ -28,7 +29,7 @@ func nodeFacts(cfg config.Config, groups *cgroup.Manager) (spec.Node, error) {
 	}
 	node := spec.Node{
 		CgroupVersion: groups.Version(), Controllers: groups.Controllers(), HugepageSizes: hugepageSizes(),
-		SwapLimit: swapLimit(groups), Capabilities: caps, SELinux: selinux.Enabled(), AppArmor: apparmorEnabled(), PidsLimit: cfg.Runtime.PidsLimit,
+		SwapLimit: swapLimit(groups), Capabilities: caps, SELinux: selinux.Enabled(), AppArmor: apparmor.Enabled(), PidsLimit: cfg.Runtime.PidsLimit,
 	}
 	for _, h := range groups.V1Hierarchies() {
 		entry := spec.Hierarchy{Dir: filepath.Base(h.MountPoint), Options: h.Controllers}
@@ -142,11 +143,6 @@ func probeRecursiveReadOnly() bool {
 		klog.InfoS("Mounts cannot be recursively read-only on this node", "err", fmt.Sprint(err))
 	}
 	return err == nil
-}
-
-func apparmorEnabled() bool {
-	raw, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-	return err == nil && strings.HasPrefix(string(raw), "Y")
 }
 
 // binary finds a program of podwright's: the configured path, else beside this executable or in ../libexec/podwright.

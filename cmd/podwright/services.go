@@ -25,6 +25,7 @@ import (
 	"github.com/podwright/podwright/podsandbox/podfiles"
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/apparmor"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/image"
 	"github.com/podwright/podwright/runtime/keeper"
@@ -42,6 +43,7 @@ type services struct {
 	records  *record.Store
 	cgroups  *cgroup.Manager
 	keeper   *keeper.Client
+	apparmor *apparmor.Policy // nil where the kernel has none
 	watch    *telemetry.Telemetry
 	sessions *streaming.Server
 	closers  []func() error
@@ -72,6 +74,10 @@ func (s *services) open(ctx context.Context) error {
 		}
 	}
 	if err := s.openStores(ctx); err != nil {
+		return err
+	}
+	var err error
+	if s.apparmor, err = openAppArmor(ctx, s.cfg); err != nil {
 		return err
 	}
 	manager, err := s.openManager()
@@ -170,7 +176,8 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	}
 	return podsandbox.New(podsandbox.Config{
 		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
-		UnsetSeccomp: unset, RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak, BootID: boot, Records: s.records, Files: files, Namespaces: pins,
+		UnsetSeccomp: unset, AppArmor: s.apparmor, UnsetAppArmor: unsetAppArmor(s.cfg), RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak,
+		BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
 		Observe: s.watch.Operation,
 	})
@@ -195,7 +202,10 @@ func (s *services) register(server *grpc.Server) error {
 	edge, err := cri.New(cri.Config{
 		Manager: s.manager, Images: s.images, Network: s.network, Sessions: s.sessions, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
 		Info: func() any {
-			return statusInfo{StateDir: filepath.Join(s.cfg.StateDir, "containers"), Config: s.cfg, Cgroup: s.cgroups.Version()}
+			return statusInfo{
+				StateDir: filepath.Join(s.cfg.StateDir, "containers"), Config: s.cfg, Cgroup: s.cgroups.Version(),
+				AppArmor: describeAppArmor(s.apparmor, s.cfg),
+			}
 		},
 	})
 	if err != nil {
@@ -220,6 +230,7 @@ type statusInfo struct {
 	SandboxImage string        `json:"sandboxImage"`
 	StateDir     string        `json:"stateDir"` // of writable layers; critest looks there whether the file system maps ids
 	Cgroup       int           `json:"cgroupVersion"`
+	AppArmor     string        `json:"apparmor"` // what RuntimeDefault is, or why there is none
 	Config       config.Config `json:"config"`
 }
 

@@ -227,7 +227,10 @@ func label(p *process, s *specs.Spec) ([]Finding, error) {
 		text = ""
 	}
 	f := Finding{Aspect: "security label", Asked: orNone(asked), Enforced: orNone(strings.TrimRight(text, "\x00\n"))}
-	f.Differs = asked != "" && f.Enforced != asked && f.Enforced != asked+" (enforce)"
+	f.Differs = asked != "" && f.Enforced != asked
+	if s.Process.ApparmorProfile != "" {
+		f.Differs = !underProfile(f.Enforced, asked)
+	}
 	return []Finding{f}, nil
 }
 

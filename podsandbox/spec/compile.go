@@ -50,7 +50,7 @@ func (p *planner) addFd(fd int, op launch.Op) {
 // Compile turns a spec, of Container or edited since, into a plan. What the spec asks for and no operation does is
 // ErrUnsupported, never left out.
 func Compile(s *specs.Spec, in CompileInput) (*Launchable, error) {
-	if err := checkCompilable(s); err != nil {
+	if err := checkCompilable(s, in.Node); err != nil {
 		return nil, err
 	}
 	p := newPlanner(in.ID, s, in.Node)
@@ -77,7 +77,7 @@ func Compile(s *specs.Spec, in CompileInput) (*Launchable, error) {
 }
 
 // checkCompilable names what the native runtime would otherwise drop without a word.
-func checkCompilable(s *specs.Spec) error {
+func checkCompilable(s *specs.Spec, node Node) error {
 	if s == nil || s.Process == nil || s.Root == nil || s.Linux == nil || len(s.Process.Args) == 0 {
 		return fmt.Errorf("compile spec: no process, root or linux section: %w", ErrInvalid)
 	}
@@ -90,7 +90,7 @@ func checkCompilable(s *specs.Spec) error {
 		{len(l.Sysctl) > 0, "linux.sysctl"}, {len(l.UIDMappings)+len(l.GIDMappings) > 0 && userPath(l) == "", "linux.uidMappings without a user namespace's path"},
 		{l.IntelRdt != nil, "linux.intelRdt"}, {l.Personality != nil, "linux.personality"}, {len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 		{len(l.NetDevices) > 0, "linux.netDevices"}, {l.MemoryPolicy != nil, "linux.memoryPolicy"}, {l.MountLabel != "", "linux.mountLabel"},
-		{proc.SelinuxLabel != "", "process.selinuxLabel"}, {proc.ApparmorProfile != "", "process.apparmorProfile"},
+		{proc.SelinuxLabel != "", "process.selinuxLabel"}, {proc.ApparmorProfile != "" && !node.AppArmor, "process.apparmorProfile on a kernel without AppArmor"},
 		{proc.Scheduler != nil, "process.scheduler"}, {proc.IOPriority != nil, "process.ioPriority"},
 		{proc.ExecCPUAffinity != nil, "process.execCPUAffinity"}, {proc.ConsoleSize != nil, "process.consoleSize"},
 	} {
@@ -272,6 +272,7 @@ func (p *planner) privileges(filter []byte, filterFlags uint64) error {
 		}
 		data = binary.LittleEndian.AppendUint64(data, mask)
 	}
+	p.confine(proc.ApparmorProfile)
 	seccomp := launch.Op{Code: launch.OpSeccomp, Step: "load seccomp filter", Flags: filterFlags, Data: filter}
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: data[:8:8]})
 	// Without no_new_privs, seccomp(2) needs CAP_SYS_ADMIN, which the capabilities below may take away.

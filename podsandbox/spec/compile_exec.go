@@ -93,6 +93,7 @@ func Reaper(in ReaperInput) (*Launchable, error) {
 	p.add(launch.Op{Code: launch.OpKeyring, Step: "join session keyring", Arg: in.ID})
 	p.add(launch.Op{Code: launch.OpSetsid, Step: "setsid"})
 	p.add(launch.Op{Code: launch.OpUmask, Step: "set umask", Number: workloadUmask})
+	p.confine(in.AppArmor)
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: binary.LittleEndian.AppendUint64(nil, 0)})
 	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: uint64(user), Number: int64(user), Strings: []string{}})
 	p.add(launch.Op{Code: launch.OpCaps, Step: "set capabilities", Data: make([]byte, 5*8)})

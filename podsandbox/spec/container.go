@@ -67,6 +67,10 @@ func processOf(in *ContainerInput, caps capabilitySet) (*specs.Process, error) {
 	if _, err := StopSignal(in.Config, in.Image); err != nil {
 		return nil, err
 	}
+	profile, err := apparmorOf(in)
+	if err != nil {
+		return nil, err
+	}
 	score, _ := oomScore(in.Config.GetLinux().GetResources(), in.Node)
 	return &specs.Process{
 		Terminal: in.Config.GetTty(),
@@ -78,6 +82,7 @@ func processOf(in *ContainerInput, caps capabilitySet) (*specs.Process, error) {
 		Capabilities:    caps.oci(),
 		Rlimits:         slices.Clone(in.Node.Rlimits),
 		NoNewPrivileges: security.GetNoNewPrivs(),
+		ApparmorProfile: profile,
 		OOMScoreAdj:     ptr(score),
 	}, nil
 }
@@ -209,10 +214,8 @@ func notesOf(in *ContainerInput, caps capabilitySet) []string {
 	if selinuxAsked(security.GetSelinuxOptions()) || selinuxAsked(in.Sandbox.Config.GetLinux().GetSecurityContext().GetSelinuxOptions()) {
 		notes = append(notes, "selinux_options are not enforced: the kernel has no SELinux")
 	}
-	if apparmorAsked(security) && !in.Node.AppArmor {
+	if !in.Node.AppArmor && apparmorAsked(in.Config) {
 		notes = append(notes, "AppArmor RuntimeDefault is not enforced: the kernel has no AppArmor")
-	} else if in.Node.AppArmor {
-		notes = append(notes, "AppArmor does not confine this container: profiles are not supported yet")
 	}
 	if r := in.Config.GetLinux().GetResources(); r.GetMemorySwapLimitInBytes() != 0 && !in.Node.SwapLimit {
 		notes = append(notes, "memory_swap_limit_in_bytes is not enforced: the kernel has no swap accounting")
@@ -240,11 +243,4 @@ func userNotes(in *ContainerInput, caps capabilitySet) []string {
 
 func selinuxAsked(o *criv1.SELinuxOption) bool {
 	return o.GetUser() != "" || o.GetRole() != "" || o.GetType() != "" || o.GetLevel() != ""
-}
-
-func apparmorAsked(security *criv1.LinuxContainerSecurityContext) bool {
-	if profile := security.GetApparmor(); profile != nil {
-		return profile.GetProfileType() == criv1.SecurityProfile_RuntimeDefault
-	}
-	return security.GetApparmorProfile() == "runtime/default"
 }

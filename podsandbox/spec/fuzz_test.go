@@ -95,4 +95,5 @@ func imageParts(t *testing.T, image *imagev1.ImageConfig, container *criv1.Conta
 	SandboxNamespaces(sandbox)
 	Sysctls(sandbox)
 	SeccompProfile(container)
+	AppArmorProfile(container)
 }

@@ -33,6 +33,7 @@ type goldenInput struct {
 	Volumes       map[string]string   `json:"volumes"`
 	Devices       []Device            `json:"devices"`
 	Seccomp       *specs.LinuxSeccomp `json:"seccomp"`
+	AppArmor      string              `json:"appArmor"`
 	Exec          *struct {
 		Args     []string `json:"args"`
 		Terminal bool     `json:"terminal"`
@@ -65,11 +66,12 @@ func (g *goldenInput) containerInput(container *criv1.ContainerConfig, sandbox *
 	if g.MinOOMScore != 0 {
 		node.MinOOMScoreAdj = g.MinOOMScore
 	}
+	node.AppArmor = g.AppArmor != ""
 	node.PidsLimit, node.Rlimits = g.PidsLimit, g.Rlimits
 	in := ContainerInput{
 		ID: "c0ffee", Config: container, Image: g.Image, Passwd: []byte(g.Passwd), Group: []byte(g.Group), Node: node,
 		Root: "/run/podwright/containers/c0ffee/rootfs", CgroupsPath: "/kubepods/pod1/c0ffee",
-		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp, ImageMounts: map[string]string{},
+		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp, AppArmor: g.AppArmor, ImageMounts: map[string]string{},
 	}
 	for _, m := range container.GetMounts() {
 		if m.GetImage() != nil {

@@ -139,4 +139,5 @@ type ReaperInput struct {
 	NetPath, IPCPath, UTSPath string // as in SandboxInput
 	UserPath                  string
 	User                      *UserMapping // nil for the host's
+	AppArmor                  string       // the profile it runs under; "" for none
 }

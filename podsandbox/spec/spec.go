@@ -59,6 +59,7 @@ type ContainerInput struct {
 	Devices     []Device            // those of Config.Devices, directories expanded; with privileged all of the host's too
 	TargetPath  string              // with a TargetID: the file of that container's PID namespace
 	Seccomp     *specs.LinuxSeccomp // the profile as it will be compiled; nil is unconfined. Ignored when privileged
+	AppArmor    string              // the profile that Config's AppArmorProfile came to, loaded; "" is unconfined
 }
 
 // SandboxInput is what a container takes from its sandbox.

@@ -72,7 +72,7 @@ func checkContainerSecurity(config *criv1.ContainerConfig, sandbox *criv1.PodSan
 	if _, _, err := SeccompProfile(config); err != nil {
 		return err
 	}
-	return checkAppArmor(security, node)
+	return checkAppArmor(config, node)
 }
 
 // checkNamespaceOptions holds for sandbox and container. Unset reads as POD.
@@ -171,31 +171,6 @@ func groupText(v *criv1.Int64Value) string { return strconv.FormatInt(v.GetValue
 
 // goodID bounds ids as Kubernetes does: the kernel's upper half holds (uid_t)-1 and is negative to 32-bit programs.
 func goodID(id int64) bool { return id >= 0 && id <= math.MaxInt32 }
-
-// checkAppArmor: nothing set is unconfined and reported so. RuntimeDefault means nothing where the kernel has no
-// AppArmor, and is refused where it has.
-func checkAppArmor(security *criv1.LinuxContainerSecurityContext, node Node) error {
-	const field = contextField + "apparmor"
-	if profile := security.GetApparmor(); profile != nil {
-		switch {
-		case profile.GetProfileType() == criv1.SecurityProfile_Localhost:
-			return invalid(field+".profile_type", "Localhost", "AppArmor profiles are not supported yet")
-		case profile.GetLocalhostRef() != "":
-			return invalid(field+".localhost_ref", profile.GetLocalhostRef(), "needs profile_type Localhost")
-		case profile.GetProfileType() == criv1.SecurityProfile_RuntimeDefault && node.AppArmor && !security.GetPrivileged():
-			return invalid(field+".profile_type", "RuntimeDefault", "AppArmor profiles are not supported yet")
-		}
-		return nil
-	}
-	switch old := security.GetApparmorProfile(); {
-	case old == "" || old == "unconfined":
-		return nil
-	case old == "runtime/default" && (!node.AppArmor || security.GetPrivileged()):
-		return nil
-	default:
-		return invalid(field+"_profile", old, "AppArmor profiles are not supported yet")
-	}
-}
 
 // SeccompKind says which profile is asked for.
 type SeccompKind int

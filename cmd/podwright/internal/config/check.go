@@ -9,6 +9,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // rlimitNames are the limits setrlimit(2) knows, with their numbers on Linux (asm-generic/resource.h).
@@ -45,19 +46,7 @@ func (cfg Config) check() error {
 	if strings.HasPrefix(cfg.Cgroup.KeeperParent+"/", cfg.Cgroup.Parent+"/") {
 		errs = append(errs, fmt.Errorf("cgroup.keeper: %q lies below cgroup.parent %q: the keeper would share the pods' limits", cfg.Cgroup.KeeperParent, cfg.Cgroup.Parent))
 	}
-	if v := cfg.Runtime.UnsetSeccomp; v != "RuntimeDefault" && v != "Unconfined" {
-		errs = append(errs, fmt.Errorf("runtime.seccomp_when_unset: %q is neither RuntimeDefault nor Unconfined", v))
-	}
-	if cfg.Runtime.PidsLimit < 0 {
-		errs = append(errs, fmt.Errorf("runtime.pids_limit: %d is below 0", cfg.Runtime.PidsLimit))
-	}
-	for name, limit := range cfg.Runtime.Rlimits {
-		if _, ok := rlimitNames[name]; !ok {
-			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: no such limit; known are %s", name, strings.Join(limitNames(), ", ")))
-		} else if limit.Soft > limit.Hard {
-			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: soft %d is above hard %d", name, limit.Soft, limit.Hard))
-		}
-	}
+	errs = append(errs, cfg.Runtime.check()...)
 	if cfg.Network.PluginTimeout <= 0 {
 		errs = append(errs, errors.New("network.plugin_timeout: must be above 0"))
 	}
@@ -79,6 +68,28 @@ func (cfg Config) check() error {
 	}
 	streamErrs := cfg.Streaming.check(absolute) // which adds to errs, too
 	return errors.Join(append(errs, streamErrs...)...)
+}
+
+func (r Runtime) check() (errs []error) {
+	for key, v := range map[string]string{"seccomp_when_unset": r.UnsetSeccomp, "apparmor_when_unset": r.UnsetAppArmor} {
+		if v != "RuntimeDefault" && v != "Unconfined" {
+			errs = append(errs, fmt.Errorf("runtime.%s: %q is neither RuntimeDefault nor Unconfined", key, v))
+		}
+	}
+	if v := r.AppArmor; v == "unconfined" || strings.TrimSpace(v) != v || strings.ContainsFunc(v, unicode.IsControl) {
+		errs = append(errs, fmt.Errorf("runtime.apparmor_default_profile: %q is no name of a profile; empty is none", v))
+	}
+	if r.PidsLimit < 0 {
+		errs = append(errs, fmt.Errorf("runtime.pids_limit: %d is below 0", r.PidsLimit))
+	}
+	for name, limit := range r.Rlimits {
+		if _, ok := rlimitNames[name]; !ok {
+			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: no such limit; known are %s", name, strings.Join(limitNames(), ", ")))
+		} else if limit.Soft > limit.Hard {
+			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: soft %d is above hard %d", name, limit.Soft, limit.Hard))
+		}
+	}
+	return errs
 }
 
 func (s Streaming) check(absolute func(key, path string)) (errs []error) {

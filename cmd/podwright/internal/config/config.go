@@ -42,6 +42,8 @@ type Runtime struct {
 	InitBinary     string            `toml:"init_binary" comment:"Empty: podwright-init beside the podwright executable."`
 	SeccompDefault string            `toml:"seccomp_default_profile" comment:"A file that replaces the built-in RuntimeDefault profile. Empty: built in."`
 	UnsetSeccomp   string            `toml:"seccomp_when_unset" comment:"What a container without a seccomp field gets: RuntimeDefault or Unconfined."`
+	AppArmor       string            `toml:"apparmor_default_profile" comment:"The AppArmor profile that RuntimeDefault means: podwright-default is loaded by podwright, any other by the node. Empty: none."`
+	UnsetAppArmor  string            `toml:"apparmor_when_unset" comment:"What a container without an AppArmor field gets: RuntimeDefault or Unconfined."`
 	RefuseWeak     bool              `toml:"refuse_weak_isolation" comment:"End a container at its start if the kernel enforces less than was asked for it."`
 	PidsLimit      int64             `toml:"pids_limit" comment:"Tasks of one container; 0 is no limit of its own."`
 	Rlimits        map[string]Rlimit `toml:"rlimits" comment:"Resource limits of every workload, by name as in getrlimit(2) without RLIMIT_, lower case."`
@@ -117,8 +119,8 @@ func Default() Config {
 	return Config{
 		Socket: "/run/podwright/podwright.sock", StateDir: "/var/lib/podwright", RunDir: "/run/podwright", LogLevel: 2,
 		Runtime: Runtime{
-			UnsetSeccomp: "Unconfined",
-			Rlimits:      map[string]Rlimit{"nofile": {Soft: 1048576, Hard: 1048576}},
+			UnsetSeccomp: "Unconfined", AppArmor: "podwright-default", UnsetAppArmor: "RuntimeDefault",
+			Rlimits: map[string]Rlimit{"nofile": {Soft: 1048576, Hard: 1048576}},
 		},
 		Cgroup: Cgroup{Root: "/sys/fs/cgroup", Parent: "/podwright", KeeperParent: "/podwright-keeper"},
 		Network: Network{

@@ -67,6 +67,8 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"relative path", `socket = "podwright.sock"`, "socket"},
 		{"no duration", "[network]\nplugin_timeout = \"soon\"", "plugin_timeout"},
 		{"zero timeout", "[image]\nprogress_timeout = \"0s\"", "image.progress_timeout"},
+		{"no profile", "[runtime]\napparmor_default_profile = \"unconfined\"", "runtime.apparmor_default_profile: \"unconfined\" is no name"},
+		{"no kind of profile", "[runtime]\napparmor_when_unset = \"Localhost\"", "runtime.apparmor_when_unset: \"Localhost\" is neither"},
 		{"unknown limit", "[runtime.rlimits.files]\nsoft = 1\nhard = 1", "runtime.rlimits.files"},
 		{"soft above hard", "[runtime.rlimits.nofile]\nsoft = 2\nhard = 1", "soft 2 is above hard 1"},
 		{"keeper among pods", "[cgroup]\nkeeper = \"/podwright/keeper\"", "cgroup.keeper"},
