@@ -7,6 +7,9 @@ BIN     := bin
 PREFIX  ?= /usr/local
 # Where a kubelet looks with --config-dir, by Kubernetes' documentation; the names must end in .conf.
 KUBELET_CONF ?= /etc/kubernetes/kubelet.conf.d/50-podwright.conf
+# The SELinux policy module. SELINUX=1 also loads it and labels what is installed (docs/security.md).
+SELINUX_MODULE = $(PREFIX)/share/selinux/packages/podwright.cil
+SELINUX_PATHS  = $(PREFIX)/bin/podwright $(PREFIX)/libexec/podwright /etc/podwright /run/podwright /var/lib/podwright /usr/lib/cni
 # A semantic version, also before the first tag: the kubelet reports one that it cannot parse as "Unknown".
 VERSION ?= $(shell git describe --tags --match 'v[0-9]*' --dirty 2>/dev/null || \
 	echo "v0.0.0-dev+g$$(git describe --always --exclude '*' --dirty=.dirty 2>/dev/null || echo unknown)")
@@ -90,8 +93,12 @@ install: build ## Install binaries below PREFIX (/usr/local), unit, and configur
 	install -d -m 0755 $(DESTDIR)/etc/podwright
 	test -e $(DESTDIR)/etc/podwright/config.toml || $(BIN)/podwright config default > $(DESTDIR)/etc/podwright/config.toml
 	install -D -m 0644 manifests/podwright.service $(DESTDIR)/etc/systemd/system/podwright.service
+	install -D -m 0644 manifests/selinux/podwright.cil $(DESTDIR)$(SELINUX_MODULE)
 	test -e $(DESTDIR)/etc/crictl.yaml || install -D -m 0644 manifests/crictl.yaml $(DESTDIR)/etc/crictl.yaml
 	test -e $(DESTDIR)$(KUBELET_CONF) || install -D -m 0644 manifests/kubelet-podwright.yaml $(DESTDIR)$(KUBELET_CONF)
+	@if [ -n '$(SELINUX)' ]; then set -x; semodule -i $(DESTDIR)$(SELINUX_MODULE) && restorecon -Ri $(SELINUX_PATHS); \
+	elif [ -d /sys/fs/selinux ] && [ -z '$(DESTDIR)' ]; then \
+	  echo 'SELinux is on: load podwright'"'"'s policy with: semodule -i $(SELINUX_MODULE) && restorecon -Ri $(SELINUX_PATHS)'; fi
 
 .PHONY: clean
 clean: ## Remove what was built
