@@ -158,7 +158,7 @@ func (m *containerManager) prepare(ctx context.Context, op *Operation, s *sandbo
 			return fmt.Errorf("make writable layer: %w", err)
 		}
 	}
-	if err := m.fillVolumes(ctx, in.Volumes, layers); err != nil {
+	if err := m.fillVolumes(ctx, in.Volumes, layers, in.MountLabel); err != nil {
 		return err
 	}
 	op.at("record as created")
@@ -207,12 +207,17 @@ func (m *containerManager) specInput(ctx context.Context, s *sandbox, c *contain
 	if err != nil {
 		return spec.ContainerInput{}, kindf(ErrInvalid, "image %s: %w", image.ID, err)
 	}
+	labels, err := labelContainer(m.core, s, c.config)
+	if err != nil {
+		return spec.ContainerInput{}, err
+	}
 	own := spec.SandboxNamespaces(s.config)
 	files := m.cfg.Files.Paths(s.id, !own.IPC)
 	rec := s.record()
 	in := spec.ContainerInput{
 		ID: c.id, Config: c.config, Image: image.Config, Passwd: names.passwd, Group: names.group, Node: m.cfg.Node,
 		Root: filepath.Join(m.stateDir(c.id), "rootfs"), CgroupsPath: c.record().CgroupPath, Seccomp: profile,
+		ProcessLabel: labels.Process, MountLabel: labels.Mount,
 		Sandbox: spec.SandboxInput{
 			ID: s.id, Config: s.config, Hostname: hostnameOf(s.config, own), NetPath: rec.NetPath, IPCPath: rec.IPCPath, UTSPath: rec.UTSPath, UserPath: rec.UserPath,
 			HostsFile: files.Hosts, HostnameFile: files.Hostname, ResolvConfFile: files.ResolvConf, ShmDir: files.Shm,
@@ -242,7 +247,7 @@ func (m *containerManager) checkMounts(ctx context.Context, op *Operation, s *sa
 	for i, mount := range c.config.GetMounts() {
 		if mount.GetImage() != nil {
 			image := spec.ImageMount{ID: ids[path.Clean(mount.GetContainerPath())], SubPath: mount.GetImageSubPath()}
-			tree, err := openImage(ctx, m.core, s, c.id, image)
+			tree, err := openImage(ctx, m.core, s, c.id, image, "")
 			if err != nil {
 				return fmt.Errorf("config.mounts[%d]: %w", i, err)
 			}

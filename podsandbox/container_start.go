@@ -116,7 +116,7 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err != nil {
 		return wire.Process{}, err
 	}
-	root, err := m.rootSource(s, c, layers)
+	root, err := m.rootSource(s, c, layers, ociSpec.Linux.MountLabel)
 	if err != nil {
 		return wire.Process{}, err
 	}
@@ -154,7 +154,7 @@ func tooLittleMemory(cgroups *cgroup.Manager, group string, limits *specs.LinuxR
 
 // rootSource is the container's overlay. A volatile upper refuses a second mount, so each attempt starts with a work
 // directory of its own (DESIGN decision 12).
-func (m *containerManager) rootSource(s *sandbox, c *container, layers []string) (*mounts.OverlaySource, error) {
+func (m *containerManager) rootSource(s *sandbox, c *container, layers []string, label string) (*mounts.OverlaySource, error) {
 	work := filepath.Join(m.stateDir(c.id), "work")
 	if err := os.RemoveAll(work); err != nil {
 		return nil, fmt.Errorf("clear work directory: %w", err)
@@ -166,7 +166,8 @@ func (m *containerManager) rootSource(s *sandbox, c *container, layers []string)
 	if err != nil {
 		return nil, err
 	}
-	return &mounts.OverlaySource{Lower: layers, Upper: filepath.Join(m.stateDir(c.id), "upper"), Work: work, Volatile: true, IDMap: ids}, nil
+	upper := filepath.Join(m.stateDir(c.id), "upper")
+	return &mounts.OverlaySource{Lower: layers, Upper: upper, Work: work, Volatile: true, IDMap: ids, MountLabel: label}, nil
 }
 
 func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Spec, launchable *spec.Launchable) (*streams, error) {
@@ -175,7 +176,7 @@ func (m *containerManager) streamsOf(s *sandbox, c *container, ociSpec *specs.Sp
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
 	uid, gid := outside(s.config, ociSpec.Process.User.UID, ociSpec.Process.User.GID)
-	return openStreams(dir, uid, gid, launchable.Terminal, c.config.GetStdin(), s.config.GetLogDirectory(), c.config.GetLogPath())
+	return openStreams(dir, uid, gid, launchable.Terminal, c.config.GetStdin(), ociSpec.Linux.MountLabel, s.config.GetLogDirectory(), c.config.GetLogPath())
 }
 
 // recordFailedStart makes a failed start an exit that the kubelet understands, and gives back what the start took.

@@ -73,7 +73,7 @@ func imageIDs(rec *record.Container) map[string]string {
 }
 
 // openImage opens an image mount of a container of s.
-func openImage(ctx context.Context, m *core, s *sandbox, containerID string, image spec.ImageMount) (*mounts.Tree, error) {
+func openImage(ctx context.Context, m *core, s *sandbox, containerID string, image spec.ImageMount, label string) (*mounts.Tree, error) {
 	layers, err := m.cfg.Images.Layers(ctx, image.ID)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,8 @@ func openImage(ctx context.Context, m *core, s *sandbox, containerID string, ima
 	if err := os.MkdirAll(empty, 0o755); err != nil {
 		return nil, fmt.Errorf("make empty layer: %w", err)
 	}
-	tree, err := m.cfg.Mounts.OpenImage(ctx, mounts.ImageSource{Lower: layers, Empty: empty, SubPath: image.SubPath, NoExec: image.NoExec, IDMap: ids})
+	source := mounts.ImageSource{Lower: layers, Empty: empty, SubPath: image.SubPath, NoExec: image.NoExec, MountLabel: label, IDMap: ids}
+	tree, err := m.cfg.Mounts.OpenImage(ctx, source)
 	if errors.Is(err, mounts.ErrSubPath) {
 		return nil, kindf(ErrInvalid, "image_sub_path %q: %w", image.SubPath, err)
 	}

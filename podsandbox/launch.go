@@ -186,7 +186,7 @@ func (m *core) openBind(ctx context.Context, req launchRequest, index int, bind 
 }
 
 func openImageNeed(ctx context.Context, m *core, req launchRequest, index int, image spec.ImageMount) (*os.File, error) {
-	tree, err := openImage(ctx, m, req.sandbox, req.id, image)
+	tree, err := openImage(ctx, m, req.sandbox, req.id, image, req.root.MountLabel)
 	if err != nil {
 		return nil, fmt.Errorf("mount image %s on %s: %w", image.ID, image.Target, err)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/seccomp"
+	"github.com/podwright/podwright/runtime/selinux"
 )
 
 // Image is what a container needs of its image.
@@ -70,6 +71,7 @@ type Config struct {
 	Network    *cni.Network
 	Images     Images
 	AppArmor   *apparmor.Policy // nil where the kernel has none
+	Labels     *selinux.Labels  // nil where containers are not labelled
 
 	// Observe is told of every operation that ended, with the context it ran in. It may not wait. Optional.
 	Observe func(ctx context.Context, op *Operation, err error)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/spec"
 	"github.com/podwright/podwright/runtime/mounts"
+	"github.com/podwright/podwright/runtime/selinux"
 	"github.com/podwright/podwright/runtime/sys"
 	"github.com/podwright/podwright/seccompprofiles"
 )
@@ -85,8 +86,8 @@ func (m *core) seccompSpec(config *criv1.ContainerConfig) (*specs.LinuxSeccomp, 
 }
 
 // fillVolumes makes the directory of each image VOLUME and copies into it what the image has at that place, looked up
-// inside the image's layers (CVE-2022-23648).
-func (m *containerManager) fillVolumes(ctx context.Context, volumes map[string]string, layers []string) error {
+// inside the image's layers (CVE-2022-23648), with the container's SELinux label, where there is one.
+func (m *containerManager) fillVolumes(ctx context.Context, volumes map[string]string, layers []string, label string) error {
 	if len(volumes) == 0 {
 		return nil
 	}
@@ -102,6 +103,9 @@ func (m *containerManager) fillVolumes(ctx context.Context, volumes map[string]s
 		if err := copyVolume(root, volume, dir); err != nil {
 			return fmt.Errorf("fill volume %s: %w", volume, err)
 		}
+		if err := selinux.SetTree(dir, label); err != nil {
+			return fmt.Errorf("fill volume %s: %w", volume, err)
+		}
 	}
 	return nil
 }
@@ -115,5 +119,6 @@ func copyVolume(root *os.File, volume, dir string) error {
 		return err
 	}
 	defer from.Close()
-	return continuity.CopyDir(dir, sys.FDPath(from))
+	// Not the label of the image's layers, which is the node's.
+	return continuity.CopyDir(dir, sys.FDPath(from), continuity.WithXAttrExclude("security.selinux"))
 }

@@ -41,6 +41,7 @@ func (r *recovery) all(ctx context.Context) {
 }
 
 func (r *recovery) loadSandbox(ctx context.Context, rec *record.Sandbox) {
+	holdSandboxLabel(r.m.core, rec) // also where nothing else of it can be read
 	config := &criv1.PodSandboxConfig{}
 	err := protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(rec.Config, config)
 	digest, digestErr := digestOf(config)
@@ -63,6 +64,7 @@ func (r *recovery) loadContainer(ctx context.Context, rec *record.Container) {
 		return
 	}
 	r.m.clock.seen(rec.CreatedNanos)
+	holdContainerLabel(r.m.core, rec, config)
 	if err := holdImages(r.m.cfg.Images, rec); err != nil && rec.Phase != record.ContainerCreating {
 		klog.FromContext(ctx).Error(err, "Could not hold the images of a recovered container", "containerID", rec.ID)
 	}
@@ -229,7 +231,7 @@ func (r *recovery) adopt(ctx context.Context, c *container, process wire.Process
 			return err
 		}
 		uid, gid := outside(owner.config, uint32(rec.UID), uint32(rec.GID))
-		if err := s.open(r.m.runDir(c.id), uid, gid, false, c.config.GetStdin()); err != nil {
+		if err := s.open(r.m.runDir(c.id), uid, gid, false, c.config.GetStdin(), ""); err != nil {
 			return err
 		}
 		if rec.LogPath != "" {

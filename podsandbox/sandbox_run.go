@@ -77,12 +77,16 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 	if rec.CgroupParent == "" {
 		rec.CgroupParent = m.cfg.CgroupParent
 	}
+	if err := labelSandbox(m.core, rec, config); err != nil {
+		return "", fmt.Errorf("run sandbox: %w", err)
+	}
 	s := newSandbox(rec, config, digest)
 	op.is(s.id)
 	op.at("record")
 	m.creating.Store(s.id, true)
 	defer m.creating.Delete(s.id)
 	if err := m.changeSandbox(s, func(*record.Sandbox) {}); err != nil {
+		unlabelSandbox(m.core, s.id)
 		return "", errors.Join(err, m.deleteSandbox(s)) // or retries on a full disk leave a directory each
 	}
 	if err := m.acquire(ctx, op, s); err != nil {
@@ -121,7 +125,7 @@ func (m *sandboxManager) acquire(ctx context.Context, op *Operation, s *sandbox)
 		return namespaceError(fmt.Errorf("make namespaces: %w", err))
 	}
 	op.at("write files")
-	if _, err := m.cfg.Files.Create(ctx, s.id, fileSpec(s.config, own)); err != nil {
+	if _, err := m.cfg.Files.Create(ctx, s.id, fileSpec(s, own)); err != nil {
 		return fmt.Errorf("write files: %w", err)
 	}
 	if own.Net {
@@ -214,7 +218,8 @@ func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sand
 		User: user, UserPath: ownPath(user != nil, m.cfg.Namespaces.Path(s.id, namespace.User)),
 		ID: s.id, Node: m.cfg.Node, NetPath: ownPath(own.Net, m.cfg.Namespaces.Path(s.id, namespace.Net)),
 		IPCPath: ownPath(own.IPC, m.cfg.Namespaces.Path(s.id, namespace.IPC)), UTSPath: ownPath(own.UTS, m.cfg.Namespaces.Path(s.id, namespace.UTS)),
-		AppArmor: reaperProfile(ctx, m.cfg.AppArmor),
+		AppArmor:     reaperProfile(ctx, m.cfg.AppArmor),
+		ProcessLabel: s.record().ProcessLabel, MountLabel: s.record().MountLabel,
 	})
 	if err != nil {
 		return err
@@ -229,8 +234,12 @@ func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sand
 // reaperCgroup is the group of a sandbox's own PID 1, the only process a sandbox can have.
 func (m *core) reaperCgroup(s *sandbox) string { return path.Join(s.record().CgroupParent, s.id) }
 
-func fileSpec(config *criv1.PodSandboxConfig, own spec.Namespaces) podfiles.Spec {
-	files := podfiles.Spec{Hostname: hostnameOf(config, own), HostNetwork: !own.Net, HostIPC: !own.IPC, ShmBytes: podfiles.DefaultShmBytes}
+func fileSpec(s *sandbox, own spec.Namespaces) podfiles.Spec {
+	config := s.config
+	files := podfiles.Spec{
+		Hostname: hostnameOf(config, own), HostNetwork: !own.Net, HostIPC: !own.IPC, ShmBytes: podfiles.DefaultShmBytes,
+		MountLabel: s.record().MountLabel,
+	}
 	if user := spec.SandboxUser(config); user != nil {
 		files.UID, files.GID = user.Outside(0, 0)
 	}

@@ -174,6 +174,7 @@ func (m *sandboxManager) teardownSandbox(ctx context.Context, s *sandbox) error 
 	if err := m.deleteSandbox(s); err != nil {
 		return fmt.Errorf("delete record: %w", err)
 	}
+	unlabelSandbox(m.core, s.id)
 	was := m.sandboxes.delete(s.id)
 	m.sandboxKeys.CompareAndDelete(sandboxKey(s.config.GetMetadata()), s.id)
 	if was {

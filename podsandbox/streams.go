@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/selinux"
 )
 
 // streams are the descriptors of one container's output, input and log, made here and handed to the keeper,
@@ -30,10 +32,11 @@ func (s *streams) close() {
 }
 
 // openStreams makes the FIFOs in dir, which exists and is the container's alone, and opens the log file. A
-// terminal needs no FIFO; without stdin the workload reads /dev/null.
-func openStreams(dir string, uid, gid int, terminal, stdin bool, logDir, logPath string) (*streams, error) {
+// terminal needs no FIFO; without stdin the workload reads /dev/null. FIFOs get the SELinux label, where there is one: a
+// workload that may not use one finds /dev/null in its place.
+func openStreams(dir string, uid, gid int, terminal, stdin bool, label, logDir, logPath string) (*streams, error) {
 	s := &streams{}
-	err := s.open(dir, uid, gid, terminal, stdin)
+	err := s.open(dir, uid, gid, terminal, stdin, label)
 	if err == nil && logPath != "" {
 		s.log, err = openLog(logDir, logPath)
 	}
@@ -44,32 +47,35 @@ func openStreams(dir string, uid, gid int, terminal, stdin bool, logDir, logPath
 	return s, nil
 }
 
-func (s *streams) open(dir string, uid, gid int, terminal, stdin bool) (err error) {
+func (s *streams) open(dir string, uid, gid int, terminal, stdin bool, label string) (err error) {
 	if terminal {
 		return nil
 	}
-	if s.stdoutRead, s.stdout, err = fifo(filepath.Join(dir, "stdout"), uid, gid); err != nil {
+	if s.stdoutRead, s.stdout, err = fifo(filepath.Join(dir, "stdout"), uid, gid, label); err != nil {
 		return err
 	}
-	if s.stderrRead, s.stderr, err = fifo(filepath.Join(dir, "stderr"), uid, gid); err != nil {
+	if s.stderrRead, s.stderr, err = fifo(filepath.Join(dir, "stderr"), uid, gid, label); err != nil {
 		return err
 	}
 	if !stdin {
 		s.stdin, err = os.OpenFile(os.DevNull, os.O_RDONLY, 0)
 		return err
 	}
-	s.stdin, s.stdinWrite, err = fifo(filepath.Join(dir, "stdin"), uid, gid)
+	s.stdin, s.stdinWrite, err = fifo(filepath.Join(dir, "stdin"), uid, gid, label)
 	return err
 }
 
 // fifo makes path and opens both of its ends: blocking ones for the workload, which knows no EAGAIN. The
 // read end is opened first and without blocking, so that neither open waits for the other (fifo(7)).
-func fifo(path string, uid, gid int) (read, write *os.File, err error) {
+func fifo(path string, uid, gid int, label string) (read, write *os.File, err error) {
 	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, unix.EEXIST) {
 		return nil, nil, fmt.Errorf("make fifo %s: %w", path, err)
 	}
 	if err := unix.Lchown(path, uid, gid); err != nil {
 		return nil, nil, fmt.Errorf("chown fifo %s: %w", path, err)
+	}
+	if err := selinux.SetFile(path, label); err != nil {
+		return nil, nil, err
 	}
 	readFd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {

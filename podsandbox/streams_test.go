@@ -53,7 +53,7 @@ func TestOpenLogNeedsALogDirectory(t *testing.T) {
 // The FIFOs outlive whoever made them: what was written while nobody read is there for the next reader.
 func TestStreamsKeepOutputForTheNextReader(t *testing.T) {
 	dir := t.TempDir()
-	first, err := openStreams(dir, 0, 0, false, true, "", "")
+	first, err := openStreams(dir, 0, 0, false, true, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestStreamsKeepOutputForTheNextReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.stdoutRead.Close()
-	second, err := openStreams(dir, 0, 0, false, true, "", "")
+	second, err := openStreams(dir, 0, 0, false, true, "", "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

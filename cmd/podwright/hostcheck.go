@@ -190,7 +190,7 @@ func checkSeccomp() hostCheck {
 func checkLSM(cfg config.Config) hostCheck {
 	const name = "security modules"
 	if selinux.Enabled() {
-		return hostCheck{Name: name, State: stateLimited, Found: "SELinux, whose labels podwright does not set yet", Do: "see docs/security.md"}
+		return checkLabels(cfg.SELinux)
 	}
 	if !apparmor.Enabled() {
 		return ok(name, "neither SELinux nor AppArmor is on; labels and profiles have no effect")

@@ -18,7 +18,6 @@ import (
 	"github.com/podwright/podwright/runtime/apparmor"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/mounts"
-	"github.com/podwright/podwright/runtime/selinux"
 )
 
 // nodeFacts are what decides about a request besides the request: this machine and the operator's configuration.
@@ -29,7 +28,7 @@ func nodeFacts(cfg config.Config, groups *cgroup.Manager) (spec.Node, error) {
 	}
 	node := spec.Node{
 		CgroupVersion: groups.Version(), Controllers: groups.Controllers(), HugepageSizes: hugepageSizes(),
-		SwapLimit: swapLimit(groups), Capabilities: caps, SELinux: selinux.Enabled(), AppArmor: apparmor.Enabled(), PidsLimit: cfg.Runtime.PidsLimit,
+		SwapLimit: swapLimit(groups), Capabilities: caps, AppArmor: apparmor.Enabled(), PidsLimit: cfg.Runtime.PidsLimit,
 	}
 	for _, h := range groups.V1Hierarchies() {
 		entry := spec.Hierarchy{Dir: filepath.Base(h.MountPoint), Options: h.Controllers}

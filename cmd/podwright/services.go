@@ -164,6 +164,11 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	labels, idle, err := openLabels(s.cfg.SELinux)
+	if err != nil {
+		return nil, err
+	}
+	node.SELinux, node.SELinuxIdle = labels != nil, idle
 	node.RecursiveReadOnly = probeRecursiveReadOnly()
 	node.UserNamespaces = probeUserNamespaces(s.cfg.StateDir, pins, opener)
 	boot, err := bootID()
@@ -179,7 +184,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 		UnsetSeccomp: unset, AppArmor: s.apparmor, UnsetAppArmor: unsetAppArmor(s.cfg), RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak,
 		BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
-		Observe: s.watch.Operation,
+		Labels: labels, Observe: s.watch.Operation,
 	})
 }
 

@@ -216,7 +216,7 @@ func privileges(p *process, s *specs.Spec) ([]Finding, error) {
 	return []Finding{nnp, f}, nil
 }
 
-// label compares the security label, where one is asked for.
+// label compares the security label, where one is asked for. The spec has it as the kernel writes it.
 func label(p *process, s *specs.Spec) ([]Finding, error) {
 	asked, file := s.Process.SelinuxLabel, "attr/current"
 	if s.Process.ApparmorProfile != "" {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,6 +38,7 @@ type Spec struct {
 	HostIPC     bool   // Paths.Shm is the host's /dev/shm
 	ShmBytes    int64  // 0 is DefaultShmBytes
 	UID, GID    uint32 // whom the files belong to: the sandbox's root
+	MountLabel  string // the SELinux label of all files, or empty
 }
 
 // Paths are a sandbox's files on the host.
@@ -115,7 +117,7 @@ func (f *Files) Paths(id string, hostIPC bool) Paths {
 
 // Create makes the files of sandbox id; what an earlier attempt left is replaced. On an error nothing is left.
 func (f *Files) Create(ctx context.Context, id string, spec Spec) (Paths, error) {
-	if !goodID(id) || spec.ShmBytes < 0 {
+	if !goodID(id) || spec.ShmBytes < 0 || strings.ContainsAny(spec.MountLabel, "\"\x00\n") {
 		return Paths{}, fmt.Errorf("make sandbox files of %q: %w", id, ErrInvalid)
 	}
 	contents, err := f.contents(spec)
@@ -151,6 +153,9 @@ func (f *Files) fill(id string, spec Spec, contents map[string]string) error {
 		size += int64(len(content))
 	}
 	options := fmt.Sprintf("mode=0700,size=%d", size)
+	if spec.MountLabel != "" {
+		options += `,context="` + spec.MountLabel + `"` // quoted for its commas
+	}
 	// The source is what a container reads in its mount table for /dev/shm.
 	if err := unix.Mount(shmName, dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", dir, err)

@@ -50,13 +50,18 @@ type Sandbox struct {
 	Handler      string `json:"handler,omitempty"`
 	CreatedNanos int64  `json:"created"` // Unix time
 
-	NetPath      string          `json:"netPath,omitempty"` // "" is the host's, or gone
-	IPCPath      string          `json:"ipcPath,omitempty"`
-	UTSPath      string          `json:"utsPath,omitempty"`
-	UserPath     string          `json:"userPath,omitempty"`
-	CgroupParent string          `json:"cgroupParent,omitempty"`
-	Attachment   json.RawMessage `json:"attachment,omitempty"` // the CNI attachment; present means DEL is owed
-	IPs          []string        `json:"ips,omitempty"`
+	NetPath      string `json:"netPath,omitempty"` // "" is the host's, or gone
+	IPCPath      string `json:"ipcPath,omitempty"`
+	UTSPath      string `json:"utsPath,omitempty"`
+	UserPath     string `json:"userPath,omitempty"`
+	CgroupParent string `json:"cgroupParent,omitempty"`
+
+	// SELinux labels: its processes', whose categories are its own until it is removed, and its files'.
+	ProcessLabel string `json:"processLabel,omitempty"`
+	MountLabel   string `json:"mountLabel,omitempty"`
+
+	Attachment json.RawMessage `json:"attachment,omitempty"` // the CNI attachment; present means DEL is owed
+	IPs        []string        `json:"ips,omitempty"`
 
 	ReaperPID       int    `json:"reaperPID,omitempty"`
 	ReaperStartTime uint64 `json:"reaperStartTime,omitempty"` // clock ticks after boot, field 22 of /proc/pid/stat

@@ -89,8 +89,8 @@ func checkCompilable(s *specs.Spec, node Node) error {
 		{s.Hooks != nil, "hooks"}, {s.Domainname != "", "domainname"}, {s.Hostname != "", "hostname"},
 		{len(l.Sysctl) > 0, "linux.sysctl"}, {len(l.UIDMappings)+len(l.GIDMappings) > 0 && userPath(l) == "", "linux.uidMappings without a user namespace's path"},
 		{l.IntelRdt != nil, "linux.intelRdt"}, {l.Personality != nil, "linux.personality"}, {len(l.TimeOffsets) > 0, "linux.timeOffsets"},
-		{len(l.NetDevices) > 0, "linux.netDevices"}, {l.MemoryPolicy != nil, "linux.memoryPolicy"}, {l.MountLabel != "", "linux.mountLabel"},
-		{proc.SelinuxLabel != "", "process.selinuxLabel"}, {proc.ApparmorProfile != "" && !node.AppArmor, "process.apparmorProfile on a kernel without AppArmor"},
+		{len(l.NetDevices) > 0, "linux.netDevices"}, {l.MemoryPolicy != nil, "linux.memoryPolicy"},
+		{proc.SelinuxLabel+l.MountLabel != "" && !node.SELinux, "process.selinuxLabel on a node where labels are off"}, {proc.ApparmorProfile != "" && !node.AppArmor, "process.apparmorProfile on a kernel without AppArmor"},
 		{proc.Scheduler != nil, "process.scheduler"}, {proc.IOPriority != nil, "process.ioPriority"},
 		{proc.ExecCPUAffinity != nil, "process.execCPUAffinity"}, {proc.ConsoleSize != nil, "process.consoleSize"},
 	} {
@@ -212,7 +212,7 @@ func (p *planner) finishRoot() error {
 	}
 	// Masks come last, on top of what was bound to itself just now.
 	for _, target := range p.spec.Linux.MaskedPaths {
-		p.add(launch.Op{Code: launch.OpMask, Step: "mask " + target, Path: target})
+		p.add(launch.Op{Code: launch.OpMask, Step: "mask " + target, Path: target, Strings: p.labelled("tmpfs", nil)})
 	}
 	// Made here, while the root can still be written.
 	if cwd := p.spec.Process.Cwd; cwd != "/" {
@@ -231,7 +231,7 @@ func (p *planner) process(filter []byte, filterFlags uint64) error {
 		// Either way something would run with another filter than the spec shows.
 		return fmt.Errorf("compile spec: seccomp profile and filter do not come together: %w", ErrInvalid)
 	}
-	p.add(launch.Op{Code: launch.OpKeyring, Step: "join session keyring", Arg: p.id})
+	p.keyring()
 	p.add(launch.Op{Code: launch.OpSetsid, Step: "setsid"})
 	if p.out.Terminal = proc.Terminal; proc.Terminal {
 		op := launch.Op{Code: launch.OpConsole, Step: "open console", Flags: uint64(proc.User.UID)}
@@ -272,6 +272,7 @@ func (p *planner) privileges(filter []byte, filterFlags uint64) error {
 		}
 		data = binary.LittleEndian.AppendUint64(data, mask)
 	}
+	p.execLabel()
 	p.confine(proc.ApparmorProfile)
 	seccomp := launch.Op{Code: launch.OpSeccomp, Step: "load seccomp filter", Flags: filterFlags, Data: filter}
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: data[:8:8]})

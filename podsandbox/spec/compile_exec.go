@@ -71,7 +71,7 @@ const (
 // Reaper plans PID 1 of a sandbox whose containers share a PID namespace. They see it, so it has their namespaces and
 // nothing else: the empty root that OpReap makes by itself, no capability, no user of anyone's.
 func Reaper(in ReaperInput) (*Launchable, error) {
-	p := newPlanner(in.ID, &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}, in.Node)
+	p := newPlanner(in.ID, &specs.Spec{Process: &specs.Process{SelinuxLabel: in.ProcessLabel}, Linux: &specs.Linux{MountLabel: in.MountLabel}}, in.Node)
 	p.out.NewPID = true
 	user := uint32(reaperUser)
 	if in.User != nil {
@@ -90,14 +90,15 @@ func Reaper(in ReaperInput) (*Launchable, error) {
 		}
 	}
 	p.add(launch.Op{Code: launch.OpUnshare, Step: "unshare namespaces", Flags: unix.CLONE_NEWCGROUP})
-	p.add(launch.Op{Code: launch.OpKeyring, Step: "join session keyring", Arg: in.ID})
+	p.keyring()
 	p.add(launch.Op{Code: launch.OpSetsid, Step: "setsid"})
 	p.add(launch.Op{Code: launch.OpUmask, Step: "set umask", Number: workloadUmask})
 	p.confine(in.AppArmor)
+	p.execLabel()
 	p.add(launch.Op{Code: launch.OpBounding, Step: "drop bounding capabilities", Data: binary.LittleEndian.AppendUint64(nil, 0)})
 	p.add(launch.Op{Code: launch.OpUser, Step: "set user", Flags: uint64(user), Number: int64(user), Strings: []string{}})
 	p.add(launch.Op{Code: launch.OpCaps, Step: "set capabilities", Data: make([]byte, 5*8)})
 	p.add(launch.Op{Code: launch.OpNoNewPrivs, Step: "set no_new_privs"})
-	p.add(launch.Op{Code: launch.OpReap, Step: "reap"})
+	p.add(launch.Op{Code: launch.OpReap, Step: "reap", Strings: p.labelled("tmpfs", nil)})
 	return p.out, nil
 }

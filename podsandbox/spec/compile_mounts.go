@@ -43,7 +43,11 @@ func (p *planner) mounts() error {
 }
 
 func (p *planner) mountNew(target, fsType string, attr uint64, data []string) {
-	p.add(launch.Op{Code: launch.OpMountNew, Step: "mount " + fsType + " on " + target, Path: target, Arg: fsType, Flags: attr, Strings: data, Number: 0o755})
+	op := launch.Op{Code: launch.OpMountNew, Step: "mount " + fsType + " on " + target, Path: target, Arg: fsType, Flags: attr, Strings: p.labelled(fsType, data), Number: 0o755}
+	if label := p.spec.Linux.MountLabel; fsType == "mqueue" && label != "" {
+		op.Data = []byte(label) // it refuses context= and keeps a label of its root
+	}
+	p.add(op)
 }
 
 func (p *planner) bind(m specs.Mount, o mountOptions) {

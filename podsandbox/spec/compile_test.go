@@ -32,13 +32,13 @@ func TestCompileRefusesWhatItCannotDo(t *testing.T) {
 		"user namespace": func(s *specs.Spec) {
 			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		},
-		"id mappings":             func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
-		"new network namespace":   func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "" },
-		"foreign mount namespace": func(s *specs.Spec) { s.Linux.Namespaces[4].Path = "/x" },
-		"no mount namespace":      func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:3] },
-		"SELinux label":           func(s *specs.Spec) { s.Process.SelinuxLabel = "a:b:c:s0" },
-		"AppArmor profile":        func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
-		"file system":             func(s *specs.Spec) { s.Mounts[0].Type = "ext4" },
+		"id mappings":                   func(s *specs.Spec) { s.Linux.UIDMappings = []specs.LinuxIDMapping{{Size: 1}} },
+		"new network namespace":         func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "" },
+		"foreign mount namespace":       func(s *specs.Spec) { s.Linux.Namespaces[4].Path = "/x" },
+		"no mount namespace":            func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[:3] },
+		"SELinux label without SELinux": func(s *specs.Spec) { s.Process.SelinuxLabel = "a:b:c:s0" },
+		"AppArmor profile":              func(s *specs.Spec) { s.Process.ApparmorProfile = "x" },
+		"file system":                   func(s *specs.Spec) { s.Mounts[0].Type = "ext4" },
 		"bind option": func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "bind", Source: "/y", Options: []string{"uid=0"}})
 		},

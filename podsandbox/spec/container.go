@@ -84,6 +84,7 @@ func processOf(in *ContainerInput, caps capabilitySet) (*specs.Process, error) {
 		NoNewPrivileges: security.GetNoNewPrivs(),
 		ApparmorProfile: profile,
 		OOMScoreAdj:     ptr(score),
+		SelinuxLabel:    in.ProcessLabel,
 	}, nil
 }
 
@@ -114,6 +115,7 @@ func linuxOf(in *ContainerInput) (*specs.Linux, error) {
 		CgroupsPath:       in.CgroupsPath,
 		Resources:         resources,
 		RootfsPropagation: rootPropagation(in.Config),
+		MountLabel:        in.MountLabel,
 	}
 	if user := SandboxUser(in.Sandbox.Config); user != nil {
 		linux.UIDMappings, linux.GIDMappings = []specs.LinuxIDMapping{user.UID}, []specs.LinuxIDMapping{user.GID}
@@ -211,9 +213,7 @@ func notesOf(in *ContainerInput, caps capabilitySet) []string {
 		}
 	}
 	notes = append(notes, userNotes(in, caps)...)
-	if selinuxAsked(security.GetSelinuxOptions()) || selinuxAsked(in.Sandbox.Config.GetLinux().GetSecurityContext().GetSelinuxOptions()) {
-		notes = append(notes, "selinux_options are not enforced: the kernel has no SELinux")
-	}
+	notes = append(notes, labelNotes(in)...)
 	if !in.Node.AppArmor && apparmorAsked(in.Config) {
 		notes = append(notes, "AppArmor RuntimeDefault is not enforced: the kernel has no AppArmor")
 	}
@@ -239,6 +239,21 @@ func userNotes(in *ContainerInput, caps capabilitySet) []string {
 		notes = append(notes, "read-only mounts and masked paths are no boundary: CAP_SYS_ADMIN in the pod's user namespace may change its mounts")
 	}
 	return notes
+}
+
+// labelNotes says what is asked for of labels and has no effect.
+func labelNotes(in *ContainerInput) []string {
+	security := in.Config.GetLinux().GetSecurityContext()
+	own, sandbox := selinuxAsked(security.GetSelinuxOptions()), selinuxAsked(in.Sandbox.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	switch {
+	case (own || sandbox) && !in.Node.SELinux:
+		return []string{"selinux_options are not enforced: the kernel has no SELinux"}
+	case own && security.GetPrivileged():
+		return []string{"selinux_options label the container's files only: a privileged container's processes are unconfined"}
+	case in.Node.SELinuxIdle:
+		return []string{"SELinux labels are not set: selinux.mode is off"}
+	}
+	return nil
 }
 
 func selinuxAsked(o *criv1.SELinuxOption) bool {

@@ -34,6 +34,8 @@ type goldenInput struct {
 	Devices       []Device            `json:"devices"`
 	Seccomp       *specs.LinuxSeccomp `json:"seccomp"`
 	AppArmor      string              `json:"appArmor"`
+	ProcessLabel  string              `json:"processLabel"`
+	MountLabel    string              `json:"mountLabel"`
 	Exec          *struct {
 		Args     []string `json:"args"`
 		Terminal bool     `json:"terminal"`
@@ -67,11 +69,12 @@ func (g *goldenInput) containerInput(container *criv1.ContainerConfig, sandbox *
 		node.MinOOMScoreAdj = g.MinOOMScore
 	}
 	node.AppArmor = g.AppArmor != ""
-	node.PidsLimit, node.Rlimits = g.PidsLimit, g.Rlimits
+	node.PidsLimit, node.Rlimits, node.SELinux = g.PidsLimit, g.Rlimits, g.ProcessLabel != ""
 	in := ContainerInput{
 		ID: "c0ffee", Config: container, Image: g.Image, Passwd: []byte(g.Passwd), Group: []byte(g.Group), Node: node,
 		Root: "/run/podwright/containers/c0ffee/rootfs", CgroupsPath: "/kubepods/pod1/c0ffee",
-		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp, AppArmor: g.AppArmor, ImageMounts: map[string]string{},
+		Volumes: g.Volumes, Devices: g.Devices, Seccomp: g.Seccomp, AppArmor: g.AppArmor, ProcessLabel: g.ProcessLabel, MountLabel: g.MountLabel,
+		ImageMounts: map[string]string{},
 	}
 	for _, m := range container.GetMounts() {
 		if m.GetImage() != nil {
@@ -227,6 +230,20 @@ func TestReaperGolden(t *testing.T) {
 		checkLaunchable(t, l)
 		compare(t, file, []byte(Print(l)))
 	}
+}
+
+func TestLabelledReaperGolden(t *testing.T) {
+	node := testNode(2)
+	node.SELinux = true
+	l, err := Reaper(ReaperInput{
+		ID: "5a5a", Node: node, NetPath: "/run/netns/5a5a", IPCPath: "/ipc", UTSPath: "/uts",
+		ProcessLabel: "system_u:system_r:container_t:s0:c1,c2", MountLabel: "system_u:object_r:container_file_t:s0:c1,c2",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkLaunchable(t, l)
+	compare(t, "testdata/reaper-labelled.txt", []byte(Print(l)))
 }
 
 func decodePlan(l *Launchable) (*launch.Plan, error) { return launch.Decode(l.Plan.Encode()) }

@@ -140,4 +140,5 @@ type ReaperInput struct {
 	UserPath                  string
 	User                      *UserMapping // nil for the host's
 	AppArmor                  string       // the profile it runs under; "" for none
+	ProcessLabel, MountLabel  string       // the sandbox's
 }

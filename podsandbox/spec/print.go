@@ -130,7 +130,11 @@ func opDetail(op *launch.Op) string {
 	case launch.OpRoot:
 		return " " + bitText(op.Flags, propagationNames)
 	case launch.OpMountNew, launch.OpMountAttr:
-		return " attr=" + bitText(op.Flags, attrNames)
+		text := " attr=" + bitText(op.Flags, attrNames)
+		if len(op.Data) > 0 {
+			text += " root-label=" + string(op.Data)
+		}
+		return text
 	case launch.OpMkdir, launch.OpUmask:
 		return fmt.Sprintf(" mode=%#o", op.Number)
 	case launch.OpMknod:

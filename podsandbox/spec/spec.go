@@ -29,8 +29,10 @@ type Node struct {
 	// RecursiveReadOnly: a mount can be read-only with all that is mounted below it.
 	RecursiveReadOnly bool
 
-	SELinux  bool // the kernel has it enabled
-	AppArmor bool
+	SELinux bool // containers are labelled
+	// SELinuxIdle: the kernel has it enabled, and the operator wants no labels of podwright's.
+	SELinuxIdle bool
+	AppArmor    bool
 
 	Rlimits   []specs.POSIXRlimit // configured limits of every workload
 	PidsLimit int64               // configured default of processes per container; 0 is none
@@ -60,6 +62,9 @@ type ContainerInput struct {
 	TargetPath  string              // with a TargetID: the file of that container's PID namespace
 	Seccomp     *specs.LinuxSeccomp // the profile as it will be compiled; nil is unconfined. Ignored when privileged
 	AppArmor    string              // the profile that Config's AppArmorProfile came to, loaded; "" is unconfined
+
+	// SELinux labels of its processes and of its files, valid in the policy; both are empty where Node.SELinux is false.
+	ProcessLabel, MountLabel string
 }
 
 // SandboxInput is what a container takes from its sandbox.

@@ -3,6 +3,7 @@ package spec
 import (
 	"math"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -126,17 +127,30 @@ func TargetID(config *criv1.ContainerConfig) string {
 	return config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetTargetId()
 }
 
+// What parts of a label look like in every policy. The policy says which of them there are.
+var (
+	labelPartForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`)
+	levelForm     = func() *regexp.Regexp {
+		const category = `c\d{1,4}(\.c\d{1,4})?`
+		const level = `s\d{1,2}(:` + category + `(,` + category + `)*)?`
+		return regexp.MustCompile(`^` + level + `(-` + level + `)?$`)
+	}()
+)
+
 func checkSELinux(options *criv1.SELinuxOption, node Node) error {
 	for _, f := range []struct{ field, value string }{{"user", options.GetUser()}, {"role", options.GetRole()},
 		{"type", options.GetType()}, {"level", options.GetLevel()}} {
 		if f.value == "" {
 			continue
 		}
-		if node.SELinux {
-			return invalid(contextField+"selinux_options."+f.field, f.value, "SELinux is on and not supported yet")
-		}
-		if hasControl(f.value) || len(f.value) > nameBytes {
-			return invalid(contextField+"selinux_options."+f.field, f.value, "no part of a label")
+		field := contextField + "selinux_options." + f.field
+		switch {
+		case node.SELinuxIdle:
+			return invalid(field, f.value, "labels are off on this node (selinux.mode)")
+		case f.field == "level" && (len(f.value) > nameBytes || !levelForm.MatchString(f.value)):
+			return invalid(field, f.value, "no level; want one such as s0 or s0:c1,c2")
+		case f.field != "level" && (len(f.value) > nameBytes || !labelPartForm.MatchString(f.value)):
+			return invalid(field, f.value, "no part of a label; want letters, digits, '_', '-' and '.'")
 		}
 	}
 	return nil

@@ -220,9 +220,6 @@ func TestAContainerThatSaysNothingFollowsItsSandbox(t *testing.T) {
 }
 
 func TestLSMOptionsDependOnTheNode(t *testing.T) {
-	selinux := func(c *criv1.ContainerConfig) {
-		c.Linux.SecurityContext.SelinuxOptions = &criv1.SELinuxOption{Level: "s0:c1,c2"}
-	}
 	relabel := func(c *criv1.ContainerConfig) { c.Mounts[0].SelinuxRelabel = true }
 	apparmor := func(c *criv1.ContainerConfig) { c.Linux.SecurityContext.Apparmor = &criv1.SecurityProfile{} }
 	for _, c := range []struct {
@@ -230,7 +227,6 @@ func TestLSMOptionsDependOnTheNode(t *testing.T) {
 		set         func(*criv1.ContainerConfig)
 		note        string
 	}{
-		{"label", "linux.security_context.selinux_options.level", selinux, "selinux_options are not enforced"},
 		{"relabel", "mounts[0].selinux_relabel", relabel, ""},
 		{"apparmor", "", apparmor, "AppArmor RuntimeDefault is not enforced"},
 	} {
@@ -247,6 +243,58 @@ func TestLSMOptionsDependOnTheNode(t *testing.T) {
 		}
 		in.Node.SELinux, in.Node.AppArmor = true, true
 		wantField(t, ValidateContainer(in.Config, in.Sandbox.Config, in.Node), c.field)
+	}
+}
+
+func TestLabelsDependOnTheNode(t *testing.T) {
+	const field = "linux.security_context.selinux_options."
+	asking := func(o *criv1.SELinuxOption, privileged bool) ContainerInput {
+		in := goodInput()
+		in.Config.Linux.SecurityContext.SelinuxOptions, in.Config.Linux.SecurityContext.Privileged = o, privileged
+		in.Sandbox.Config.Linux.SecurityContext.Privileged = privileged
+		return in
+	}
+	for _, c := range []struct {
+		name                     string
+		privileged, labels, idle bool
+		note                     string
+	}{
+		{"no SELinux", false, false, false, "selinux_options are not enforced"},
+		{"labels", false, true, false, ""},
+		{"privileged", true, true, false, "a privileged container's processes are unconfined"},
+	} {
+		in := asking(&criv1.SELinuxOption{Level: "s0:c1,c2"}, c.privileged)
+		if in.Node.SELinux = c.labels; c.labels {
+			in.ProcessLabel, in.MountLabel = "u:r:container_t:s0:c1,c2", "u:object_r:container_file_t:s0:c1,c2"
+		}
+		s, err := Container(in)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		notes := strings.Join(Notes(s), "\n")
+		if noted := strings.Contains(notes, "selinux"); noted != (c.note != "") || !strings.Contains(notes, c.note) {
+			t.Errorf("%s: got notes %q, want %q", c.name, notes, c.note)
+		}
+		if s.Process.SelinuxLabel != in.ProcessLabel || s.Linux.MountLabel != in.MountLabel {
+			t.Errorf("%s: got labels %q, %q, want %q, %q", c.name, s.Process.SelinuxLabel, s.Linux.MountLabel, in.ProcessLabel, in.MountLabel)
+		}
+	}
+	idle := asking(&criv1.SELinuxOption{Type: "spc_t"}, false)
+	idle.Node.SELinuxIdle = true
+	wantField(t, ValidateContainer(idle.Config, idle.Sandbox.Config, idle.Node), field+"type")
+	for want, o := range map[string]*criv1.SELinuxOption{
+		field + "user": {User: "system_u:x"}, field + "role": {Role: "a b"}, field + "type": {Type: "a:b"}, field + "level": {Level: "s0,c4,c5"},
+	} {
+		in := asking(o, false)
+		wantField(t, ValidateContainer(in.Config, in.Sandbox.Config, in.Node), want)
+		in.Sandbox.Config.Linux.SecurityContext.SelinuxOptions = o
+		wantField(t, ValidateSandbox(in.Sandbox.Config, in.Node), want)
+	}
+	for _, level := range []string{"s0", "s0-s0", "s0:c0", "s0:c4,c5", "s0:c0.c3,c5", "s0-s0:c0.c1023", "s0:c1-s0:c1,c2"} {
+		if in := asking(&criv1.SELinuxOption{Level: level}, false); ValidateContainer(in.Config, in.Sandbox.Config, in.Node) != nil {
+			t.Errorf("level %q was refused", level)
+		}
 	}
 }
 

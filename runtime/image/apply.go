@@ -25,6 +25,7 @@ const (
 	maxEntryName = 4096
 	// RFC 8878 wants decoders to take 8 MiB; zstd -19 --long makes 128 MiB.
 	maxZstdWindow   = 128 << 20
+	labelAttr       = "security.selinux"
 	readAheadBlocks = 4
 	readAheadSize   = 256 << 10
 )
@@ -155,7 +156,8 @@ func newDirTracker() *dirTracker { return &dirTracker{listed: map[string]bool{}}
 
 // see is an archive.Filter. It refuses layers without end and takes out the
 // attributes by which overlay layers speak to the kernel: a layer's author has
-// whiteouts for that.
+// whiteouts for that. SELinux labels are the node's, not an image's: containers see
+// those of their mounts.
 func (d *dirTracker) see(hdr *tar.Header) (bool, error) {
 	if d.entries++; d.entries > maxLayerEntries {
 		return false, fmt.Errorf("layer has more than %d entries", maxLayerEntries)
@@ -165,7 +167,7 @@ func (d *dirTracker) see(hdr *tar.Header) (bool, error) {
 	}
 	for key := range hdr.PAXRecords {
 		attr, isAttr := strings.CutPrefix(key, "SCHILY.xattr.")
-		if isAttr && (strings.HasPrefix(attr, "trusted.overlay.") || strings.HasPrefix(attr, "user.overlay.")) {
+		if isAttr && (strings.HasPrefix(attr, "trusted.overlay.") || strings.HasPrefix(attr, "user.overlay.") || attr == labelAttr) {
 			delete(hdr.PAXRecords, key)
 		}
 	}

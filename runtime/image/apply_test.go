@@ -45,7 +45,7 @@ func FuzzLayer(f *testing.F) {
 	w := tar.NewWriter(&plain)
 	for _, hdr := range []*tar.Header{
 		{Typeflag: tar.TypeDir, Name: "etc/", Mode: 0o755}, {Typeflag: tar.TypeReg, Name: "etc/../../x/y", Mode: 0o644, Size: 1},
-		{Typeflag: tar.TypeReg, Name: "a/.wh..wh..opq", PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y"}},
+		{Typeflag: tar.TypeReg, Name: "a/.wh..wh..opq", PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.security.selinux": "u:r:t:s0"}},
 	} {
 		if err := w.WriteHeader(hdr); err != nil {
 			f.Fatal(err)
@@ -76,7 +76,7 @@ func FuzzLayer(f *testing.F) {
 				return
 			}
 			for key := range hdr.PAXRecords {
-				if strings.HasPrefix(key, "SCHILY.xattr.trusted.overlay.") || strings.HasPrefix(key, "SCHILY.xattr.user.overlay.") {
+				if strings.HasPrefix(key, "SCHILY.xattr.trusted.overlay.") || strings.HasPrefix(key, "SCHILY.xattr.user.overlay.") || key == "SCHILY.xattr.security.selinux" {
 					t.Fatalf("%q keeps %q", hdr.Name, key)
 				}
 			}

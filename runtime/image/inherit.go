@@ -140,8 +140,8 @@ func copyAttrs(from, to *os.File) error {
 	}
 	value := make([]byte, maxAttrBytes)
 	for name := range strings.SplitSeq(strings.TrimRight(string(names[:n]), "\x00"), "\x00") {
-		// The layer's own marks, such as opaque, belong to that layer alone.
-		if name == "" || strings.HasPrefix(name, "trusted.overlay.") {
+		// The layer's own marks, such as opaque, belong to that layer alone; a label the kernel has given already.
+		if name == "" || name == labelAttr || strings.HasPrefix(name, "trusted.overlay.") {
 			continue
 		}
 		n, err := unix.Fgetxattr(int(from.Fd()), name, value)

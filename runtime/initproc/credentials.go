@@ -3,6 +3,7 @@ package initproc
 import (
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/spawn"
@@ -33,6 +34,31 @@ func execLabel(r *runner, op *launch.Op) (string, syscall.Errno) {
 	}
 	file := "thread-self/attr/" + strings.TrimPrefix(op.Path, "/")
 	return "/proc/" + file, r.writeProc(file, op.Arg)
+}
+
+// execAttribute is where the label of what is executed next is set.
+const execAttribute = "/proc/thread-self/attr/exec"
+
+// labelled looks whether the label of a plan with one is there. What is executed without would run as whatever the policy
+// makes of init's own, in some with nothing forbidden.
+func (r *runner) labelled() syscall.Errno {
+	for i := range r.plan.Ops {
+		if op := &r.plan.Ops[i]; op.Code != launch.OpExecLabel || op.Path != "exec" {
+			continue
+		}
+		fd, errno := openat2(r.proc, "thread-self/attr/exec", syscall.O_RDONLY, 0, resolveBeneath|resolveNoMagiclinks|resolveNoXdev)
+		if errno != 0 {
+			return errno
+		}
+		defer closeFd(fd)
+		buffer := new([64]byte)
+		n, errno := call(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(buffer)), uintptr(len(buffer)))
+		if errno == 0 && n == 0 {
+			errno = syscall.EPERM
+		}
+		return errno
+	}
+	return 0
 }
 
 func user(r *runner, op *launch.Op) (string, syscall.Errno) {

@@ -23,6 +23,9 @@ func execute(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if len(r.plan.Args) == 0 {
 		return "", syscall.ENOENT
 	}
+	if errno := r.labelled(); errno != 0 {
+		return execAttribute, errno
+	}
 	name := r.plan.Args[0]
 	paths := candidates(name, r.plan.Env)
 	r.later(op, ofChild, func(p *spawn.Program) {

@@ -29,7 +29,7 @@ func mask(r *runner, op *launch.Op) (string, syscall.Errno) {
 		return "", errno
 	}
 	if info.is(syscall.S_IFDIR) {
-		return "", r.hideDirectory(target)
+		return "", r.hideDirectory(target, op.Strings)
 	}
 	null, path, errno := r.nullFile()
 	if errno != 0 {
@@ -50,12 +50,12 @@ func coverWith(source, target int) syscall.Errno {
 
 // hideDirectory lays an empty read-only directory over target: the same one each time, since only an attached
 // mount can be copied before Linux 6.15.
-func (r *runner) hideDirectory(target int) syscall.Errno {
+func (r *runner) hideDirectory(target int, more []string) syscall.Errno {
 	if r.empty >= 0 {
 		return coverWith(r.empty, target)
 	}
 	const attributes = mountAttrReadonly | mountAttrNosuid | mountAttrNodev | mountAttrNoexec
-	fd, errno := r.newMount("tmpfs", []string{"ro", "mode=755", "nr_blocks=1", "nr_inodes=2"}, attributes)
+	fd, errno := r.newMount("tmpfs", append([]string{"ro", "mode=755", "nr_blocks=1", "nr_inodes=2"}, more...), attributes)
 	if errno != 0 {
 		return errno
 	}

@@ -69,6 +69,11 @@ func mountNew(r *runner, op *launch.Op) (string, syscall.Errno) {
 		return "", errno
 	}
 	defer closeFd(mount)
+	if len(op.Data) > 0 {
+		if errno = labelRoot(mount, op.Data); errno != 0 {
+			return "", errno
+		}
+	}
 	if errno = moveMount(mount, target); errno != 0 {
 		return "", errno
 	}
@@ -78,6 +83,18 @@ func mountNew(r *runner, op *launch.Op) (string, syscall.Errno) {
 		return "", errno
 	}
 	return "", 0
+}
+
+// labelRoot labels the root of a detached mount, which a descriptor of the mount itself can't: it is a path only.
+func labelRoot(mount int, label []byte) syscall.Errno {
+	root, errno := openat2(mount, ".", syscall.O_RDONLY|syscall.O_DIRECTORY, 0, resolveBeneath)
+	if errno != 0 {
+		return errno
+	}
+	defer closeFd(root)
+	_, errno = call(syscall.SYS_FSETXATTR, uintptr(root), uintptr(unsafe.Pointer(text("security.selinux"))),
+		uintptr(unsafe.Pointer(&label[0])), uintptr(len(label)), 0)
+	return errno
 }
 
 func modeOr(number int64, missing uint32) uint32 {

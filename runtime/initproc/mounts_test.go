@@ -179,6 +179,16 @@ func TestMountNewOptionsAndFailures(t *testing.T) {
 	}
 }
 
+func TestMountNewLabelsItsRoot(t *testing.T) {
+	newLab(t)
+	dir, table := oneRoot(t)
+	os.Link(lab.probe, dir+"/bin/probe")
+	label := launch.Op{Code: launch.OpMountNew, Step: "mount", Fd: -1, Path: "/scratch", Arg: "tmpfs", Data: []byte("system_u:object_r:container_file_t:s0:c1,c2")}
+	plan := small("", []launch.Op{label})
+	plan.Args = []string{"/bin/probe", "label", "/scratch"}
+	must(t, plan, table, `"system_u:object_r:container_file_t:s0:c1,c2" <nil>`+"\nexit 0")
+}
+
 func TestRootFailures(t *testing.T) {
 	newLab(t)
 	dir := rootfs(t)

@@ -31,7 +31,10 @@ func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
 	if _, errno := call(syscall.SYS_UNSHARE, syscall.CLONE_NEWNS); errno != 0 {
 		return "", errno
 	}
-	program, mount, errno := r.reaperFile()
+	if errno := r.labelled(); errno != 0 {
+		return execAttribute, errno
+	}
+	program, mount, errno := r.reaperFile(op.Strings)
 	if errno != 0 {
 		return "", errno
 	}
@@ -98,9 +101,9 @@ func reaperFilter() []byte {
 
 // reaperFile makes the smallest ELF program around the loop: one header, one segment, the code. It lies on a
 // read-only tmpfs of its own, given as mount; a memfd may not be executed where vm.memfd_noexec is 2.
-func (r *runner) reaperFile() (program, mount int, errno syscall.Errno) {
+func (r *runner) reaperFile(more []string) (program, mount int, errno syscall.Errno) {
 	const name = "podwright-reap"
-	mount, errno = r.newMount("tmpfs", []string{"mode=755", "nr_blocks=2", "nr_inodes=3"}, mountAttrNosuid|mountAttrNodev)
+	mount, errno = r.newMount("tmpfs", append([]string{"mode=755", "nr_blocks=2", "nr_inodes=3"}, more...), mountAttrNosuid|mountAttrNodev)
 	if errno != 0 {
 		return -1, -1, errno
 	}

@@ -66,7 +66,8 @@ const (
 	OpMountFd
 	// OpMountNew makes a new instance of file system Arg (proc, sysfs, tmpfs, devpts, mqueue, cgroup,
 	// cgroup2) with Strings as its options ("key" or "key=value", fsconfig(2)), mount attributes Flags
-	// (MOUNT_ATTR_*), and attaches it on Path, created with mode Number (0755 when 0) where missing.
+	// (MOUNT_ATTR_*), and attaches it on Path, created with mode Number (0755 when 0) where missing. Data, where given,
+	// is the SELinux label of its root.
 	OpMountNew
 	// OpMkdir makes directory Path (and parents) with mode Number; an existing directory is left as it is.
 	OpMkdir
@@ -77,7 +78,8 @@ const (
 	// /dev, Path has to lie on that file system: EXDEV otherwise.
 	OpMknod
 	// OpMask hides Path: a directory under an empty read-only tmpfs, anything else under /dev/null of
-	// the container's own /dev, verified to be char 1:3 (CVE-2025-31133). A missing path is skipped.
+	// the container's own /dev, verified to be char 1:3 (CVE-2025-31133). A missing path is skipped. Strings are more
+	// options of the tmpfs; all masks of a plan have the same.
 	OpMask
 	// OpReadonlyPath makes Path read-only by a bind on itself, recursively, keeping its other
 	// attributes. A missing path is skipped.
@@ -105,7 +107,8 @@ const (
 	// before OpUser and after it: the second is then needed only where the first was refused (EACCES, EPERM).
 	OpChdir
 	// OpExecLabel writes Arg to the LSM attribute file Path of this thread ("exec", "keycreate", "apparmor/exec";
-	// below /proc/thread-self/attr of the keeper's procfs), before no_new_privs.
+	// below /proc/thread-self/attr of the keeper's procfs), before no_new_privs. With one of Path "exec" in the plan
+	// nothing is executed while that attribute is empty (EPERM): it would run as whatever the policy makes of init.
 	OpExecLabel
 	// OpUser sets supplementary groups Strings (decimal), gid Number and uid Flags, keeping capabilities
 	// for OpCaps.
@@ -128,7 +131,7 @@ const (
 	// OpReap is last in the plan of a sandbox whose PID namespace is shared: init writes StatusExecNext, stays as
 	// PID 1 in a mount namespace that holds nothing but itself and reaps; it ends when it gets SIGTERM, SIGINT
 	// or SIGKILL. Plans for it join the sandbox's net, ipc and uts namespaces and have no OpRoot: the
-	// sandbox's containers can enter what PID 1 is in.
+	// sandbox's containers can enter what PID 1 is in. Strings are more options of the tmpfs with its program.
 	OpReap
 
 	codeEnd // one past the last code

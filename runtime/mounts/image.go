@@ -29,6 +29,8 @@ type ImageSource struct {
 	// image as "/". "" is all of it.
 	SubPath string
 	NoExec  bool
+	// MountLabel is the SELinux context that all files show, or empty.
+	MountLabel string
 	// IDMap, if not nil, maps the layers.
 	IDMap *IDMap
 }
@@ -37,7 +39,7 @@ type ImageSource struct {
 // set-user-ID programs. A missing sub path is ErrSubPath and fs.ErrNotExist.
 func (o *Opener) OpenImage(ctx context.Context, src ImageSource) (*Tree, error) {
 	layers := append(slices.Clone(src.Lower), src.Empty)
-	root, err := o.Overlay(ctx, OverlaySource{Lower: layers, IDMap: src.IDMap})
+	root, err := o.Overlay(ctx, OverlaySource{Lower: layers, MountLabel: src.MountLabel, IDMap: src.IDMap})
 	if err != nil {
 		return nil, err
 	}

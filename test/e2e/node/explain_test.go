@@ -197,6 +197,9 @@ func TestWeakIsolationIsRefused(t *testing.T) {
 		"seccomp": "seccomp is unconfined, asked was a filter", "mask": "masked path /proc/keys is visible",
 		"rlimit": "RLIMIT_NOFILE is", "caps": "bounding capabilities is",
 	}
+	if hasLabels() {
+		faults["wronglabel"] = "security label is system_u:system_r:spc_t:"
+	}
 	for fault, named := range faults {
 		t.Run(fault, func(t *testing.T) {
 			weak := filepath.Join(t.TempDir(), "podwright-init")

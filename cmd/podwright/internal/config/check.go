@@ -67,7 +67,18 @@ func (cfg Config) check() error {
 		errs = append(errs, fmt.Errorf("tracing.sampling_rate_per_million: %d is not from 0 to 1000000", rate))
 	}
 	streamErrs := cfg.Streaming.check(absolute) // which adds to errs, too
-	return errors.Join(append(errs, streamErrs...)...)
+	return errors.Join(append(append(errs, streamErrs...), cfg.SELinux.check())...)
+}
+
+func (s SELinux) check() error {
+	var errs []error
+	if s.Mode != "auto" && s.Mode != "on" && s.Mode != "off" {
+		errs = append(errs, fmt.Errorf("selinux.mode: %q is none of auto, on, off", s.Mode))
+	}
+	if s.CategoryRange < 2 || s.CategoryRange > 1024 {
+		errs = append(errs, fmt.Errorf("selinux.category_range: %d is not within 2-1024", s.CategoryRange))
+	}
+	return errors.Join(errs...)
 }
 
 func (r Runtime) check() (errs []error) {

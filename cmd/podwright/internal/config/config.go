@@ -30,6 +30,7 @@ type Config struct {
 	Cgroup  Cgroup  `toml:"cgroup"`
 	Network Network `toml:"network"`
 	Image   Image   `toml:"image"`
+	SELinux SELinux `toml:"selinux"`
 	Metrics Metrics `toml:"metrics"`
 	Tracing Tracing `toml:"tracing"`
 
@@ -76,6 +77,12 @@ type Image struct {
 	ProgressTimeout Duration `toml:"progress_timeout" comment:"A pull that receives nothing for so long is given up."`
 	Downloads       int      `toml:"max_concurrent_downloads" comment:"Layers of one image fetched at a time."`
 	Pinned          []string `toml:"pinned" comment:"References reported as pinned: the kubelet's image collection spares them."`
+}
+
+// SELinux configures the labels of containers.
+type SELinux struct {
+	Mode          string `toml:"mode" comment:"auto: containers are labelled where the kernel has SELinux. on: and podwright doesn't start elsewhere. off: never."`
+	CategoryRange int    `toml:"category_range" comment:"Pods' pairs of categories are made of so many, from c0 on. The policy has 1024."`
 }
 
 // Metrics configures what Prometheus reads.
@@ -131,6 +138,7 @@ func Default() Config {
 			CertsDirs:       []string{"/etc/podwright/certs.d", "/etc/containerd/certs.d"},
 			ProgressTimeout: Duration(5 * time.Minute), Downloads: 3,
 		},
+		SELinux:   SELinux{Mode: "auto", CategoryRange: 1024},
 		Streaming: Streaming{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
 	}
 }

@@ -83,6 +83,8 @@ func TestBadValuesAreRefusedByName(t *testing.T) {
 		{"certificate without key", "[streaming]\ntls_cert_file = \"/etc/x.pem\"", "streaming.tls_key_file"},
 		{"relative key", "[streaming]\ntls_cert_file = \"/etc/x.pem\"\ntls_key_file = \"x.key\"", "streaming.tls_key_file"},
 		{"no idle time", "[streaming]\nidle_timeout = \"0s\"", "streaming.idle_timeout"},
+		{"unknown label mode", "[selinux]\nmode = \"enforcing\"", "selinux.mode"},
+		{"too many categories", "[selinux]\ncategory_range = 1025", "selinux.category_range: 1025"},
 		{"unknown seccomp default", "[runtime]\nseccomp_when_unset = \"none\"", "seccomp_when_unset"},
 	}
 	for _, test := range tests {

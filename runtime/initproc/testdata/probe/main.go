@@ -18,6 +18,10 @@ func main() {
 		}
 		description, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, id)
 		fmt.Println(id, description, err)
+	case "label": // the SELinux label of a path
+		buffer := make([]byte, 256)
+		n, err := unix.Lgetxattr(os.Args[2], "security.selinux", buffer)
+		fmt.Printf("%q %v\n", buffer[:max(n, 0)], err)
 	case "session": // process id, session, parent's death signal, dumpable
 		sid, _ := unix.Getsid(0)
 		dumpable, _ := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)

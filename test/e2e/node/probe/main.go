@@ -11,13 +11,14 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB | serve ADDRESS HOW | winsize | trace PID | hunt TIME | ping")
+		fmt.Fprintln(os.Stderr, "usage: probe syscalls | id | keyring | lines INTERVAL FILE | alloc MIB | hold MIB | serve ADDRESS HOW | labels PATH... | queue NAME | winsize | trace PID | hunt TIME | ping")
 		os.Exit(64)
 	}
 	var err error
@@ -38,6 +39,10 @@ func main() {
 		err = hold(os.Args[2])
 	case "serve":
 		err = serve(os.Args[2], os.Args[3])
+	case "labels":
+		labels(os.Args[2:])
+	case "queue":
+		err = queue(os.Args[2])
 	case "winsize":
 		err = windowSize()
 	case "trace":
@@ -103,8 +108,35 @@ func keyring() error {
 		return err
 	}
 	description, err := unix.KeyctlString(unix.KEYCTL_DESCRIBE, id)
-	fmt.Println(id, description)
+	label, _ := unix.KeyctlString(unix.KEYCTL_GET_SECURITY, id)
+	fmt.Println(id, description, label)
 	return err
+}
+
+// labels prints the SELinux label of each path.
+func labels(paths []string) {
+	for _, path := range paths {
+		buffer := make([]byte, 256)
+		n, err := unix.Lgetxattr(path, "security.selinux", buffer)
+		if err != nil {
+			fmt.Println(path, err)
+			continue
+		}
+		fmt.Println(path, unix.ByteSliceToString(buffer[:n]))
+	}
+}
+
+// queue makes a POSIX message queue.
+func queue(name string) error {
+	path, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return err
+	}
+	fd, _, errno := unix.Syscall6(unix.SYS_MQ_OPEN, uintptr(unsafe.Pointer(path)), unix.O_CREAT|unix.O_RDWR, 0o600, 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("mq_open %s: %w", name, errno)
+	}
+	return unix.Close(int(fd))
 }
 
 // lines writes "line 0", "line 1" ... each by one write, until SIGTERM, or until file is there, which ends it with code 7.
