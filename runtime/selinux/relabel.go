@@ -33,12 +33,12 @@ const attribute = "security.selinux"
 // maxWorkers bounds the threads of one walk.
 const maxWorkers = 8
 
-// Relabel gives every file of one volume a label. Directories are read and files labelled by descriptor, one name at a
-// time: no symlink is followed, no other mount is entered, and whoever renames things in the volume meanwhile can make a
+// Relabel gives every file of one volume a label. Directories are read by descriptor and files labelled by their name in one,
+// one step at a time: no symlink is followed, no other mount is entered, and whoever renames things in the volume meanwhile can make a
 // file be missed or looked at twice, and nothing outside be changed. What has the label already is only read.
 //
 // A file that has more names than are found in the volume may be a file of the host's (a hard link). It keeps its label,
-// unless that says that it is a container's already, or nobody's.
+// unless that says that it is a container's already, or nobody's. That much a rename at the right moment can get around.
 type Relabel struct {
 	top   *os.File
 	label string
@@ -50,8 +50,9 @@ type Relabel struct {
 	links  links
 }
 
-// NewRelabel is for the file or directory top, open with O_PATH or otherwise, which stays the caller's and stays open
-// until Run has returned.
+// NewRelabel is for the file or directory top of a volume, on a mount with no others below it, as the binds of runtime/mounts
+// are: a file that is a mount's root could be labelled with those beside it, a directory is not. top may be open with
+// O_PATH, stays the caller's and stays open until Run has returned.
 func NewRelabel(top *os.File, label string) *Relabel {
 	return &Relabel{top: top, label: label, links: links{met: map[inode]uint64{}}}
 }
@@ -84,10 +85,19 @@ func (r *Relabel) Run(ctx context.Context) error {
 	}
 	r.linked.Store(r.links.left())
 	r.seen.Add(1)
-	if err := r.set(r.top, new(buffer)); err != nil {
+	if err := r.setTop(st.Mode); err != nil {
 		return fmt.Errorf("label the top of the volume: %w", err)
 	}
 	return nil
+}
+
+// setTop labels the top, which may be a single file with other names.
+func (r *Relabel) setTop(mode uint32) error {
+	if mode&unix.S_IFMT == unix.S_IFDIR {
+		return r.set(byPath{r.top}, new(buffer))
+	}
+	defer func() { r.linked.Store(r.links.left()) }()
+	return r.setLinked(r.top, new(buffer))
 }
 
 // below does everything but the top.
@@ -122,40 +132,80 @@ func (r *Relabel) right(have []byte) bool {
 	return stored != nil && string(have) == *stored
 }
 
-// set labels the inode behind f, where it has another label. There is no call for a descriptor that was opened with
-// O_PATH; its name in /proc leads to that inode whatever its names have become.
-func (r *Relabel) set(f *os.File, buf *buffer) error {
-	at := sys.FDPath(f)
-	have, err := labelAt(unix.Getxattr, at, buf)
-	if err != nil {
+// attributes are those of one file: by its name in a directory that is open, or by a descriptor.
+type attributes interface {
+	get(dest []byte) (int, error)
+	set(value []byte) error
+}
+
+type byName struct {
+	dir  *os.File
+	name string
+}
+
+func (a byName) get(dest []byte) (int, error) { return sys.GetxattrAt(a.dir, a.name, attribute, dest) }
+func (a byName) set(value []byte) error       { return sys.SetxattrAt(a.dir, a.name, attribute, value) }
+
+// byPath is for a descriptor that was opened with O_PATH: there is no call for that, and its name in /proc leads to its
+// inode whatever names that has.
+type byPath struct{ *os.File }
+
+func (a byPath) get(dest []byte) (int, error) {
+	return unix.Getxattr(sys.FDPath(a.File), attribute, dest)
+}
+func (a byPath) set(value []byte) error {
+	return unix.Setxattr(sys.FDPath(a.File), attribute, value, 0)
+}
+
+type byFile struct{ *os.File }
+
+func (a byFile) get(dest []byte) (int, error) { return unix.Fgetxattr(int(a.Fd()), attribute, dest) }
+func (a byFile) set(value []byte) error       { return unix.Fsetxattr(int(a.Fd()), attribute, value, 0) }
+
+// set labels a file that has another label.
+func (r *Relabel) set(a attributes, buf *buffer) error {
+	have, err := readLabel(a, buf)
+	if err != nil || r.right(have) {
 		return err
 	}
-	if r.right(have) {
-		return nil
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return os.NewSyscallError("fstat", err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 && !r.ours(have) && !r.links.complete(inode{st.Dev, st.Ino}, uint64(st.Nlink)) {
-		return nil
-	}
-	if err := labelError(unix.Setxattr(at, attribute, []byte(r.label), 0)); err != nil {
+	return r.replace(a, have, buf)
+}
+
+// replace labels a file that has the label have.
+func (r *Relabel) replace(a attributes, have []byte, buf *buffer) error {
+	if err := labelError(a.set([]byte(r.label))); err != nil {
 		return fmt.Errorf("set label %s (it has %q): %w", r.label, bytes.TrimSuffix(have, []byte{0}), err)
 	}
 	r.changed.Add(1)
 	if r.stored.Load() == nil {
-		if have, err = labelAt(unix.Getxattr, at, buf); err == nil {
-			stored := string(bytes.TrimSuffix(have, []byte{0}))
+		if now, err := readLabel(a, buf); err == nil {
+			stored := string(bytes.TrimSuffix(now, []byte{0}))
 			r.stored.Store(&stored)
 		}
 	}
 	return nil
 }
 
-// labelAt reads a label; none is empty.
-func labelAt(get func(path, attr string, dest []byte) (int, error), path string, buf *buffer) ([]byte, error) {
-	n, err := get(path, attribute, buf[:])
+// setLinked labels a file with several names, if it is one to label. f is open with O_PATH: what is looked at and what is
+// labelled are one inode.
+func (r *Relabel) setLinked(f *os.File, buf *buffer) error {
+	have, err := readLabel(byPath{f}, buf)
+	if err != nil || r.right(have) {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return os.NewSyscallError("fstat", err)
+	}
+	if st.Nlink > 1 && !r.ours(have) && !r.links.complete(inode{st.Dev, st.Ino}, uint64(st.Nlink)) {
+		return nil
+	}
+	return r.replace(byPath{f}, have, buf)
+}
+
+// readLabel reads a label; none is empty.
+func readLabel(a attributes, buf *buffer) ([]byte, error) {
+	n, err := a.get(buf[:])
 	switch {
 	case err == nil:
 		return buf[:n], nil
@@ -203,8 +253,7 @@ type inode struct{ dev, ino uint64 }
 // maxLinks bounds the memory for files with several names. Beyond it they count as the host's.
 const maxLinks = 1 << 18
 
-// links counts the names met of the files that have several. Somebody who renames such a name during the walk can have it
-// counted twice.
+// links counts the names met of the files that have several.
 type links struct {
 	mu   sync.Mutex // mu guards what follows.
 	met  map[inode]uint64

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/runtime/kerneltest"
@@ -46,7 +47,7 @@ func run(t *testing.T, path, label string) Progress {
 	return r.Progress()
 }
 
-func labelOf(t testing.TB, path string) string {
+func fileLabel(t testing.TB, path string) string {
 	t.Helper()
 	var buf [256]byte
 	n, err := unix.Lgetxattr(path, attribute, buf[:])
@@ -78,12 +79,12 @@ func keeps(t *testing.T, paths ...string) (check func()) {
 	t.Helper()
 	before := map[string]string{}
 	for _, path := range paths {
-		before[path] = labelOf(t, path)
+		before[path] = fileLabel(t, path)
 	}
 	return func() {
 		t.Helper()
 		for path, label := range before {
-			if now := labelOf(t, path); now != label {
+			if now := fileLabel(t, path); now != label {
 				t.Errorf("%s: label %q, want it left as %q", path, now, label)
 			}
 		}
@@ -154,7 +155,7 @@ func TestRelabelGivesEveryKindOfFileTheLabelAndWritesNothingTwice(t *testing.T) 
 	unchanged := keeps(t, outside, outside+"/secret")
 	got := run(t, top, wanted)
 	all := each(t, top, func(path string) {
-		if label := strings.TrimSuffix(labelOf(t, path), "\x00"); label != wanted {
+		if label := strings.TrimSuffix(fileLabel(t, path), "\x00"); label != wanted {
 			t.Errorf("%q: label %q, want %q", path, label, wanted)
 		}
 	})
@@ -177,8 +178,8 @@ func TestRelabelOfASingleFile(t *testing.T) {
 	kerneltest.Root(t)
 	file := filepath.Join(t.TempDir(), "file")
 	write(t, file)
-	if got := run(t, file, wanted); got.Seen != 1 || got.Changed != 1 || labelOf(t, file) != wanted {
-		t.Errorf("got %+v and label %q, want one file labelled", got, labelOf(t, file))
+	if got := run(t, file, wanted); got.Seen != 1 || got.Changed != 1 || fileLabel(t, file) != wanted {
+		t.Errorf("got %+v and label %q, want one file labelled", got, fileLabel(t, file))
 	}
 }
 
@@ -195,7 +196,7 @@ func TestRelabelOfManyFiles(t *testing.T) {
 	}
 	got := run(t, top, wanted)
 	all := each(t, top, func(path string) {
-		if label := labelOf(t, path); label != wanted {
+		if label := fileLabel(t, path); label != wanted {
 			t.Errorf("%s: label %q", path, label)
 		}
 	})
@@ -246,7 +247,9 @@ func TestRelabelSurvivesRenames(t *testing.T) {
 		write(t, fmt.Sprintf("%s/dir/sub/%d", top, i))
 		write(t, fmt.Sprintf("%s/spare/sub/%d", top, i))
 	}
-	err := errors.Join(os.Symlink(outside+"/dir", top+"/link"), os.Symlink("../../"+filepath.Base(outside)+"/dir/sub", top+"/dir/link"), os.WriteFile(top+"/file", nil, 0o600))
+	// Relative, each right where it is put: what leads by another mount is refused for that alone.
+	side := "../" + filepath.Base(outside) + "/dir"
+	err := errors.Join(os.Symlink(side, top+"/link"), os.Symlink("../"+side, top+"/deep-link"), os.WriteFile(top+"/file", nil, 0o600))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +276,7 @@ func TestRelabelSurvivesRenames(t *testing.T) {
 	}
 	swaps.Add(3)
 	go swap(top+"/dir", top+"/link")
-	go swap(top+"/spare/sub", top+"/link")
+	go swap(top+"/spare/sub", top+"/deep-link")
 	go swap(top+"/spare/sub/7", top+"/file")
 	var failed, done int
 	for begin := time.Now(); time.Since(begin) < 2*time.Second; {
@@ -295,7 +298,7 @@ func TestRelabelSurvivesRenames(t *testing.T) {
 	}
 	run(t, top, wanted)
 	each(t, top, func(path string) {
-		if label := labelOf(t, path); label != wanted {
+		if label := fileLabel(t, path); label != wanted {
 			t.Errorf("%s: label %q once nobody renames", path, label)
 		}
 	})
@@ -325,7 +328,7 @@ func TestRelabelLeavesHardLinkedFilesOfTheHost(t *testing.T) {
 	for path, want := range map[string]string{
 		host + "/shadow": hosts, top + "/a/theirs": wanted, top + "/a/fresh": wanted, top + "/a/own": wanted, top: wanted, top + "/a": wanted,
 	} {
-		if label := labelOf(t, path); label != want {
+		if label := fileLabel(t, path); label != want {
 			t.Errorf("%s: label %q, want %q", strings.TrimPrefix(path, dir), label, want)
 		}
 	}
@@ -364,20 +367,17 @@ func TestRelabelStaysOnItsMount(t *testing.T) {
 	kerneltest.Subprocess(t, unix.CLONE_NEWNS, func(t *testing.T) {
 		top := t.TempDir()
 		write(t, top+"/mine")
-		write(t, top+"/file")
 		elsewhere := t.TempDir()
 		write(t, elsewhere+"/f")
 		write(t, top+"/on/hidden")
-		err := errors.Join(unix.Mount(elsewhere, top+"/on", "", unix.MS_BIND, ""), unix.Mount(elsewhere+"/f", top+"/file", "", unix.MS_BIND, ""))
-		if err != nil {
+		if err := unix.Mount(elsewhere, top+"/on", "", unix.MS_BIND, ""); err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Unmount(top+"/on", unix.MNT_DETACH)
-		defer unix.Unmount(top+"/file", unix.MNT_DETACH)
 		unchanged := keeps(t, elsewhere, elsewhere+"/f")
 		run(t, top, wanted)
 		unchanged()
-		if label := labelOf(t, top+"/mine"); label != wanted {
+		if label := fileLabel(t, top+"/mine"); label != wanted {
 			t.Errorf("a file of the volume: label %q, want %q", label, wanted)
 		}
 	})
@@ -417,7 +417,8 @@ func TestRelabelableRefusesWhatTheNodeNeeds(t *testing.T) {
 	}
 }
 
-// BenchmarkRelabel measures a volume of 100,000 files: labelled for the first time, and found right.
+// BenchmarkRelabel measures a volume of 100,000 files, labelled for the first time and found right, beside the library's
+// walk, which other runtimes have. The processors' time is what counts on a machine that has other work.
 func BenchmarkRelabel(b *testing.B) {
 	if os.Geteuid() != 0 {
 		b.Skip("needs root to write labels")
@@ -432,24 +433,40 @@ func BenchmarkRelabel(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer file.Close()
-	measure := func(b *testing.B, label func(i int) string) {
-		for i := range b.N {
-			r := NewRelabel(file, label(i))
-			if err := r.Run(b.Context()); err != nil {
+	ours := func(label string) error { return NewRelabel(file, label).Run(b.Context()) }
+	library := func(label string) error { return selinux.Chcon(top, label, true) }
+	for _, c := range []struct {
+		name  string
+		label func() string
+		walk  func(label string) error
+	}{
+		{"change", fresh, ours}, {"right", func() string { return wanted }, ours},
+		{"change-library", fresh, library}, {"right-library", func() string { return wanted }, library},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			if err := ours(wanted); err != nil {
 				b.Fatal(err)
 			}
-			b.ReportMetric(float64(r.Progress().Changed), "changed")
-		}
-		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/files, "µs/file")
+			before := processorTime(b)
+			b.ResetTimer()
+			for range b.N {
+				if err := c.walk(c.label()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/float64(b.N)/files, "cpu-µs/file")
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/files, "µs/file")
+		})
 	}
-	b.Run("change", func(b *testing.B) {
-		measure(b, func(int) string { return fmt.Sprintf("u:r:t:%d", time.Now().UnixNano()) })
-	})
-	b.Run("right", func(b *testing.B) {
-		if err := NewRelabel(file, wanted).Run(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		b.ResetTimer()
-		measure(b, func(int) string { return wanted })
-	})
+}
+
+// fresh is a label that no file has.
+func fresh() string { return fmt.Sprintf("u:r:t:s%d", time.Now().UnixNano()) }
+
+func processorTime(b *testing.B) time.Duration {
+	var used unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }

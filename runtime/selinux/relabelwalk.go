@@ -195,17 +195,17 @@ func (k *walker) directory(d *directory, name string) (again bool, err error) {
 		sub.leave()
 		return false, fmt.Errorf("%w: more than %d directories in one another", ErrTooDeep, maxDepth)
 	}
-	if err := k.set(file, &k.buf); err != nil {
+	if err := k.set(byFile{file}, &k.buf); err != nil {
 		sub.leave()
 		return false, fmt.Errorf("label %s: %w", d.quoted(name), err)
 	}
 	return false, k.list(sub)
 }
 
-// file labels what is no directory. The look at the label by name is the fast way past what is right already; what is to
-// be changed is held by a descriptor first, so that what is looked at and what is labelled is one inode.
+// file labels what is no directory. Most files have one name, so that nothing but the volume's own is reached by it.
 func (k *walker) file(d *directory, name string) (again bool, err error) {
-	have, err := labelAt(unix.Lgetxattr, sys.FDPath(d.file)+"/"+name, &k.buf)
+	a := byName{d.file, name}
+	have, err := readLabel(a, &k.buf)
 	switch {
 	case gone(err):
 		return false, nil
@@ -214,23 +214,31 @@ func (k *walker) file(d *directory, name string) (again bool, err error) {
 	case k.right(have):
 		return false, nil
 	}
-	f, err := sys.Openat2(d.file, name, unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW, Resolve: inside})
+	var st unix.Stat_t
+	err = unix.Fstatat(int(d.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
 	switch {
-	case gone(err) || errors.Is(err, unix.EXDEV):
+	case gone(err):
 		return false, nil
 	case err != nil:
-		return false, fmt.Errorf("open %s: %w", d.quoted(name), err)
-	}
-	defer f.Close()
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return false, fmt.Errorf("look at %s: %w", d.quoted(name), err)
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+	case st.Mode&unix.S_IFMT == unix.S_IFDIR:
 		return true, nil
+	case st.Nlink > 1:
+		err = k.linked(d, name)
+	default:
+		err = k.replace(a, have, &k.buf)
 	}
-	if err := k.set(f, &k.buf); err != nil {
+	if err != nil && !gone(err) {
 		return false, fmt.Errorf("label %s: %w", d.quoted(name), err)
 	}
 	return false, nil
+}
+
+func (k *walker) linked(d *directory, name string) error {
+	f, err := sys.Openat2(d.file, name, unix.OpenHow{Flags: unix.O_PATH | unix.O_NOFOLLOW, Resolve: inside})
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return k.setLinked(f, &k.buf)
 }
