@@ -150,8 +150,6 @@ func checkMounts(mounts []*criv1.Mount, sandbox *criv1.PodSandboxConfig, node No
 			return invalid(at+".container_path", m.GetContainerPath(), "mounted twice")
 		case m.GetImage() == nil && !procTargetAllowed(target, path.Clean(m.GetHostPath())):
 			return invalid(at+".container_path", m.GetContainerPath(), "this part of /proc cannot be mounted over")
-		case m.GetSelinuxRelabel() && node.SELinux:
-			return invalid(at+".selinux_relabel", "true", "SELinux is on and not supported yet")
 		case m.GetRecursiveReadOnly() && !node.RecursiveReadOnly:
 			return invalid(at+".recursive_read_only", "true", "this node cannot make what is mounted below a mount read-only (Linux 5.12)")
 		case m.GetRecursiveReadOnly() && !m.GetReadonly():
