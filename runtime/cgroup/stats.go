@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -136,11 +135,11 @@ func (r *reader) usageV1(s *Stats, all bool) {
 	lowest, lowestSum := uint64(0), uint64(absent)
 	var swap, inactiveFile uint64
 	stat, _ := r.text("memory", "memory.stat")
-	pick(stat, map[string]*uint64{
-		"total_rss": &s.Memory.RSSBytes, "total_pgfault": &s.Memory.PageFaults, "total_pgmajfault": &s.Memory.MajorPageFaults,
-		"total_swap": &swap, "total_inactive_file": &inactiveFile,
-		"hierarchical_memory_limit": &lowest, "hierarchical_memsw_limit": &lowestSum,
-	})
+	pick(stat,
+		want{"total_rss", &s.Memory.RSSBytes}, want{"total_pgfault", &s.Memory.PageFaults}, want{"total_pgmajfault", &s.Memory.MajorPageFaults},
+		want{"total_swap", &swap}, want{"total_inactive_file", &inactiveFile},
+		want{"hierarchical_memory_limit", &lowest}, want{"hierarchical_memsw_limit", &lowestSum},
+	)
 	s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, inactiveFile)
 	if lowest < noLimitV1 {
 		s.Memory.LimitBytes = r.limit("memory", "memory.limit_in_bytes")
@@ -165,10 +164,10 @@ func (r *reader) detailsV1(s *Stats, stat string) {
 	s.CPUTimes.Periods, s.CPUTimes.ThrottledPeriods = cpu["nr_periods"], cpu["nr_throttled"]
 	s.CPUTimes.Throttled = time.Duration(cpu["throttled_time"])
 	d := &s.Detail
-	pick(stat, map[string]*uint64{
-		"total_cache": &d.CacheBytes, "total_mapped_file": &d.MappedFileBytes, "total_active_file": &d.ActiveFileBytes,
-		"total_inactive_file": &d.InactiveFileBytes, "pgfault": &d.OwnPageFaults, "pgmajfault": &d.OwnMajorPageFaults,
-	})
+	pick(stat,
+		want{"total_cache", &d.CacheBytes}, want{"total_mapped_file", &d.MappedFileBytes}, want{"total_active_file", &d.ActiveFileBytes},
+		want{"total_inactive_file", &d.InactiveFileBytes}, want{"pgfault", &d.OwnPageFaults}, want{"pgmajfault", &d.OwnMajorPageFaults},
+	)
 	d.PeakBytes = r.number("memory", "memory.max_usage_in_bytes")
 	d.LimitHits = r.number("memory", "memory.failcnt")
 	d.OOMKills = r.keyed("memory", "memory.oom_control")["oom_kill"]
@@ -193,9 +192,9 @@ func (r *reader) usageV2(s *Stats, all bool) {
 		s.Memory.LimitBytes = r.limit("memory", "memory.max")
 		stat, _ := r.text("memory", "memory.stat")
 		inactiveFile := uint64(0)
-		pick(stat, map[string]*uint64{
-			"anon": &s.Memory.RSSBytes, "pgfault": &s.Memory.PageFaults, "pgmajfault": &s.Memory.MajorPageFaults, "inactive_file": &inactiveFile,
-		})
+		pick(stat,
+			want{"anon", &s.Memory.RSSBytes}, want{"pgfault", &s.Memory.PageFaults}, want{"pgmajfault", &s.Memory.MajorPageFaults}, want{"inactive_file", &inactiveFile},
+		)
 		s.Memory.WorkingSetBytes = workingSet(s.Memory.UsageBytes, inactiveFile)
 		s.Memory.Pressure = r.pressure("memory.pressure")
 		if used, ok := r.optional("memory", "memory.swap.current"); ok {
@@ -218,9 +217,9 @@ func (r *reader) usageV2(s *Stats, all bool) {
 
 func (r *reader) memoryDetailV2(s *Stats, stat string) {
 	d := &s.Detail
-	pick(stat, map[string]*uint64{
-		"file": &d.CacheBytes, "file_mapped": &d.MappedFileBytes, "active_file": &d.ActiveFileBytes, "inactive_file": &d.InactiveFileBytes, "kernel": &d.KernelBytes,
-	})
+	pick(stat,
+		want{"file", &d.CacheBytes}, want{"file_mapped", &d.MappedFileBytes}, want{"active_file", &d.ActiveFileBytes}, want{"inactive_file", &d.InactiveFileBytes}, want{"kernel", &d.KernelBytes},
+	)
 	d.OwnPageFaults, d.OwnMajorPageFaults = s.Memory.PageFaults, s.Memory.MajorPageFaults
 	events := r.keyed("memory", "memory.events")
 	d.LimitHits, d.OOMKills = events["max"], events["oom_kill"]
@@ -235,10 +234,10 @@ type cpuStatV2 struct {
 }
 
 func (c *cpuStatV2) read(text string) {
-	pick(text, map[string]*uint64{
-		"usage_usec": &c.usage, "user_usec": &c.user, "system_usec": &c.system,
-		"nr_periods": &c.periods, "nr_throttled": &c.throttledPeriods, "throttled_usec": &c.throttled,
-	})
+	pick(text,
+		want{"usage_usec", &c.usage}, want{"user_usec", &c.user}, want{"system_usec", &c.system},
+		want{"nr_periods", &c.periods}, want{"nr_throttled", &c.throttledPeriods}, want{"throttled_usec", &c.throttled},
+	)
 }
 
 func workingSet(usage, inactiveFile uint64) uint64 {
@@ -256,7 +255,7 @@ func (r *reader) text(controller, file string) (text string, ok bool) {
 		return "", false
 	}
 	dir, _ := r.dir(controller)
-	text, r.err = readTrimmed(filepath.Join(dir, file))
+	text, r.err = readRecord(dir + "/" + file)
 	return text, r.err == nil
 }
 
@@ -275,7 +274,7 @@ func (r *reader) optional(controller, file string) (string, bool) {
 // core reads a file that v2 has without any controller.
 func (r *reader) core(file string) (text string) {
 	if r.err == nil {
-		text, r.err = readTrimmed(filepath.Join(r.unified(), file))
+		text, r.err = readRecord(r.unified() + "/" + file)
 	}
 	return text
 }
@@ -326,14 +325,22 @@ func (r *reader) keyed(controller, file string) map[string]uint64 {
 }
 
 // pick fills in what is wanted of a file of "key value" lines, of which memory.stat has dozens.
-func pick(text string, want map[string]*uint64) {
+func pick(text string, wanted ...want) {
 	for line := range strings.Lines(text) {
 		key, number, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if !ok {
 			continue
 		}
-		if to := want[key]; to != nil {
-			*to, _ = strconv.ParseUint(number, 10, 64)
+		for _, w := range wanted {
+			if w.key == key {
+				*w.to, _ = strconv.ParseUint(number, 10, 64)
+			}
 		}
 	}
+}
+
+// want says where the value of a key goes.
+type want struct {
+	key string
+	to  *uint64
 }

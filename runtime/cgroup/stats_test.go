@@ -274,7 +274,7 @@ func FuzzStatisticsFiles(f *testing.F) {
 			t.Errorf("%+v of %q", p, text)
 		}
 		number := uint64(0)
-		pick(text, map[string]*uint64{"anon": &number})
+		pick(text, want{"anon", &number})
 		limitOf(strings.TrimSpace(text))
 	})
 }

@@ -49,16 +49,17 @@ func (p *Pins) Links(ctx context.Context, ids []string, visit func(id string, li
 
 // links runs on a thread that may be left in the sandbox's namespace.
 func (p *Pins) links(id string, buf []byte) ([]Link, error) {
-	f, err := p.Open(id, Net)
+	fd, err := p.open(id, Net)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+	// The kernel looks itself whether it is a network's.
+	err = unix.Setns(fd, unix.CLONE_NEWNET)
+	_ = unix.Close(fd)
+	if err != nil {
 		return nil, fmt.Errorf("join net namespace: %w", os.NewSyscallError("setns", err))
 	}
-	fd, err := unix.Openat(int(p.procFile.Fd()), "thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
+	if fd, err = unix.Openat(int(p.procFile.Fd()), "thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", os.NewSyscallError("openat", err))
 	}
 	defer unix.Close(fd)

@@ -201,20 +201,30 @@ func (p *Pins) Path(id string, kind Kind) string {
 // namespace of that kind is an error; what isn't there is fs.ErrNotExist.
 // The caller owns the file, and closes it soon: it keeps the namespace alive.
 func (p *Pins) Open(id string, kind Kind) (*os.File, error) {
-	if err := checkID(id); err != nil {
+	fd, err := p.open(id, kind)
+	if err != nil {
 		return nil, err
 	}
 	path := p.Path(id, kind)
-	// O_NONBLOCK: something that is not a namespace must not hang the open.
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s namespace: %w", kind, &fs.PathError{Op: "open", Path: path, Err: err})
-	}
 	if err := checkNamespace(fd, kind); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open %s namespace %s: %w", kind, path, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+// open is Open of whatever is there.
+func (p *Pins) open(id string, kind Kind) (fd int, err error) {
+	if err := checkID(id); err != nil {
+		return -1, err
+	}
+	path := p.Path(id, kind)
+	// O_NONBLOCK: something that is not a namespace must not hang the open.
+	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s namespace: %w", kind, &fs.PathError{Op: "open", Path: path, Err: err})
+	}
+	return fd, nil
 }
 
 // Alive says whether the namespace is pinned: after a reboot or behind the back

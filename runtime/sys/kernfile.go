@@ -66,6 +66,30 @@ func ReadKernelFile(path string, maxBytes int) (string, error) {
 	}
 }
 
+// ReadKernelRecord is ReadKernelFile of a file that the kernel makes anew in one piece for every read at its beginning, as
+// those of cgroupfs that are no lists (seq_file with one record, Documentation/filesystems/seq_file.rst): what one read
+// leaves room after is all of it, and the read that would say so costs as much as the first.
+func ReadKernelRecord(path string, maxBytes int) (string, error) {
+	fd, err := openRetry(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	if err != nil {
+		return "", &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var page [4096]byte
+	for {
+		n, err := unix.Read(fd, page[:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return "", &fs.PathError{Op: "read", Path: path, Err: err}
+		case n == len(page) || n > maxBytes:
+			return ReadKernelFile(path, maxBytes)
+		}
+		return string(page[:n]), nil
+	}
+}
+
 func openRetry(path string, flags int) (int, error) {
 	for {
 		fd, err := unix.Open(path, flags, 0)

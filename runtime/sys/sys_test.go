@@ -27,8 +27,13 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if err != nil || got != "new text" { // not truncated: kernel files are not
 		t.Errorf("ReadKernelFile = %q, %v", got, err)
 	}
-	if got, err := ReadKernelFile(path, 7); err == nil {
-		t.Errorf("8 bytes with a limit of 7: %q", got)
+	if got, err := ReadKernelRecord(path, 8); err != nil || got != "new text" {
+		t.Errorf("ReadKernelRecord = %q, %v", got, err)
+	}
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, ReadKernelRecord} {
+		if got, err := read(path, 7); err == nil {
+			t.Errorf("8 bytes with a limit of 7: %q", got)
+		}
 	}
 	long := strings.Repeat("x", 100_000)
 	if err := os.WriteFile(path, []byte(long), 0o600); err != nil {
@@ -37,11 +42,21 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if got, err := ReadKernelFile(path, 1<<20); err != nil || got != long {
 		t.Errorf("long file: %d bytes, %v", len(got), err)
 	}
+	for _, size := range []int{4095, 4096, 4097} {
+		if err := os.WriteFile(path, []byte(long[:size]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadKernelRecord(path, 1<<20); err != nil || got != long[:size] {
+			t.Errorf("record of %d bytes: %d bytes, %v", size, len(got), err)
+		}
+	}
 	if err := os.Symlink(path, path+"-link"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadKernelFile(path+"-link", 8); !errors.Is(err, unix.ELOOP) {
-		t.Errorf("through a symlink: %v, want ELOOP", err)
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, ReadKernelRecord} {
+		if _, err := read(path+"-link", 8); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("through a symlink: %v, want ELOOP", err)
+		}
 	}
 }
 
