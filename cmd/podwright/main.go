@@ -27,7 +27,7 @@ func root() *cobra.Command {
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 	}
 	cmd.PersistentFlags().String("config", "", "configuration file (default "+config.DefaultPath+", and conf.d/*.toml beside it)")
-	cmd.AddCommand(serveCommand(), configCommand(), imageCommand(), keeperCommand(), opsCommand(), explainCommand(), checkCommand(), versionCommand())
+	cmd.AddCommand(serveCommand(), configCommand(), imageCommand(), keeperCommand(), opsCommand(), explainCommand(), checkCommand(), versionCommand(), unpackCommand())
 	return cmd
 }
 

@@ -111,7 +111,7 @@ func (s *services) openStores(ctx context.Context) error {
 	}
 	s.closers = append(s.closers, s.records.Close)
 	s.images, err = image.Open(ctx, image.Config{
-		Root: filepath.Join(s.cfg.StateDir, "images"), CertsDirs: s.cfg.Image.CertsDirs, ProgressTimeout: time.Duration(s.cfg.Image.ProgressTimeout),
+		Root: filepath.Join(s.cfg.StateDir, "images"), Unpacker: unpacker, CertsDirs: s.cfg.Image.CertsDirs, ProgressTimeout: time.Duration(s.cfg.Image.ProgressTimeout),
 		MaxConcurrentDownloads: s.cfg.Image.Downloads, Pinned: s.cfg.Image.Pinned, Observe: s.watch.Pulled,
 	})
 	if err != nil {

@@ -14,8 +14,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/podwright/podwright/runtime/sys"
 )
 
 const (
@@ -81,7 +79,6 @@ func newReadAhead(stream io.ReadCloser) *readAhead {
 	}
 	// Owned by r, ended by the stream's end or by stop, waited for by Close.
 	go func() {
-		sys.Background()
 		defer close(r.ended)
 		defer stream.Close()
 		for {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -18,27 +19,31 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // disk is what is below the store's root, containerd's libraries opened on it:
 //
+//	unpacking          locked by the daemon and its unpackers, so that none is left when another daemon begins
 //	meta.db            names, leases, what refers to what; its lock is the store's
 //	content/blobs      documents and packed layers, by digest
 //	content/ingest     blobs on their way
 //	layers/metadata.db snapshots and their parents
 //	layers/snapshots   unpacked layers, <number>/fs
 type disk struct {
-	root     string
-	database *bolt.DB
-	backend  snapshots.Snapshotter // the overlay snapshotter below snapshot
-	blobs    content.Store         // the directory of blobs below content
-	metadata *metadata.DB
-	content  content.Store
-	snapshot snapshots.Snapshotter
-	images   images.Store
-	leases   leases.Manager
+	root      string
+	unpacking *os.File // empty
+	database  *bolt.DB
+	backend   snapshots.Snapshotter // the overlay snapshotter below snapshot
+	blobs     content.Store         // the directory of blobs below content
+	metadata  *metadata.DB
+	content   content.Store
+	snapshot  snapshots.Snapshotter
+	images    images.Store
+	leases    leases.Manager
 }
 
 // openDisk makes what is absent.
@@ -70,6 +75,9 @@ func (d *disk) open() error {
 	if err != nil {
 		return fmt.Errorf("metadata: %w", err)
 	}
+	if d.unpacking, err = lockUnpacking(filepath.Join(d.root, "unpacking")); err != nil {
+		return err
+	}
 	// Under the database's lock: blobs that came in part belong to a process
 	// that is gone. A kill can leave them in ways the library doesn't list.
 	if err := os.RemoveAll(filepath.Join(d.root, "content", "ingest")); err != nil {
@@ -94,10 +102,41 @@ func (d *disk) close() error {
 	if d.backend != nil {
 		errs = append(errs, d.backend.Close())
 	}
+	if d.unpacking != nil {
+		errs = append(errs, d.unpacking.Close())
+	}
 	if d.database != nil {
 		errs = append(errs, d.database.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// unpackerTimeout is for unpackers of a daemon that was killed to notice it.
+const unpackerTimeout = 10 * time.Second
+
+// lockUnpacking waits for the unpackers that a killed daemon left: they have the lock of this file as long as they are.
+func lockUnpacking(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(unpackerTimeout); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case err == nil:
+			return f, nil
+		case err == unix.EWOULDBLOCK && time.Now().Before(deadline), err == unix.EINTR:
+			continue
+		case err == unix.EWOULDBLOCK:
+			err = fmt.Errorf("a process of an earlier daemon still unpacks layers after %v", unpackerTimeout)
+		}
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+}
+
+// blobPath is where the content store has a blob.
+func (d *disk) blobPath(of digest.Digest) string {
+	return filepath.Join(d.root, "content", "blobs", of.Algorithm().String(), of.Encoded())
 }
 
 // openLayers opens the overlay snapshotter. A directory that its database

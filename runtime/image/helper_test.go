@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,20 @@ import (
 
 	"github.com/podwright/podwright/test/e2e/registry"
 )
+
+// testUnpacker is this program, see TestMain.
+var testUnpacker = []string{"/proc/self/exe", "unpack-layers"}
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == testUnpacker[1] {
+		if err := ServeLayers(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 // needRoot skips where layers can't be unpacked with their owners.
 func needRoot(t *testing.T) {
@@ -29,7 +44,7 @@ func openStore(t *testing.T, config Config) *Store {
 	if config.Platform == "" {
 		config.Platform = "linux/amd64"
 	}
-	config.collectDelay = 50 * time.Millisecond
+	config.collectDelay, config.Unpacker = 50*time.Millisecond, testUnpacker
 	s, err := Open(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)

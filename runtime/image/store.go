@@ -56,6 +56,9 @@ const (
 type Config struct {
 	// Root is the store's own directory, made if absent, mode 0700.
 	Root string
+	// Unpacker is a program, with its arguments, that calls ServeLayers with
+	// its standard input and output. Layers are unpacked by it.
+	Unpacker []string
 	// CertsDirs hold hosts.toml and certificates per registry, in the layout
 	// of /etc/containerd/certs.d; the first that knows a registry wins.
 	CertsDirs []string
@@ -81,6 +84,7 @@ type Config struct {
 // Store is the node's images. Its reads answer from memory and never wait.
 type Store struct {
 	root      string
+	unpacker  []string
 	certsDirs []string
 	downloads int
 	platform  platforms.MatchComparer
@@ -134,6 +138,9 @@ func newStore(config Config) (*Store, error) {
 	if !filepath.IsAbs(config.Root) || len(config.Root) > maxRootLen || strings.ContainsAny(config.Root, ":,\\") {
 		return nil, fmt.Errorf("root must be absolute, at most %d bytes, without ':', ',' and '\\' (overlay options)", maxRootLen)
 	}
+	if len(config.Unpacker) == 0 {
+		return nil, errors.New("no program to unpack layers with")
+	}
 	spec := platforms.DefaultSpec()
 	if config.Platform != "" {
 		var err error
@@ -150,7 +157,7 @@ func newStore(config Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		root: filepath.Clean(config.Root), certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
+		root: filepath.Clean(config.Root), unpacker: config.Unpacker, certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
 		platform: platforms.Only(spec), wanted: platforms.Format(spec),
 		table: memory, unsynced: pending, locks: newKeyLocks(),
 		slots:   semaphore.NewWeighted(int64(runtime.NumCPU())),

@@ -2,12 +2,10 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
@@ -16,14 +14,11 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/unpack"
-	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/podwright/podwright/runtime/sys"
 )
 
 // snapshotterName is fixed by the unpacker: under this name it turns the
@@ -32,13 +27,16 @@ const snapshotterName = "overlayfs"
 
 // unpacking fetches and unpacks the layers of one image with containerd's
 // unpacker, whose applier and snapshotter it is: layers are applied straight
-// to their directories, no mount is made, so none can leak.
+// to their directories, no mount is made, so none can leak. The applier runs
+// in processes of its own.
 type unpacking struct {
 	snapshots.Snapshotter
 	content content.Store
 	monitor *monitor
 	locks   *keyLocks
 	slots   *semaphore.Weighted // how many layers are unpacked at once, over all pulls
+	blob    func(digest.Digest) string
+	*unpackers
 	diffIDs map[digest.Digest]digest.Digest
 	fetched atomic.Int64 // layers
 
@@ -52,6 +50,7 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 	if len(b.layers) == 0 {
 		return nil
 	}
+	defer u.unpackers.close()
 	u.monitor.enter("downloading")
 	u.monitor.layersTotal.Store(int64(len(b.layers)))
 	u.diffIDs = map[digest.Digest]digest.Digest{}
@@ -101,7 +100,7 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 }
 
 func (u *unpacking) fetchLayer(ctx context.Context, fetcher remotes.Fetcher, desc ocispec.Descriptor) error {
-	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor}
+	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor, begun: u.prepare}
 	if err := fetch(ctx, u.content, counting, u.locks, desc); err != nil {
 		u.monitor.bytesDone.Add(-counting.counted.Load())
 		return fmt.Errorf("layer %s: %w", desc.Digest, err)
@@ -130,60 +129,20 @@ func (u *unpacking) Apply(ctx context.Context, desc ocispec.Descriptor, mounts [
 	if err != nil {
 		return none, err
 	}
-	blob, err := u.content.ReaderAt(ctx, desc)
+	result, err := u.unpackers.unpack(ctx, layerJob{Blob: u.blob(desc.Digest), Dir: dir, Stacked: stacked})
 	if err != nil {
 		return none, err
 	}
-	defer blob.Close()
-	stream, err := decompress(content.NewReader(blob))
-	if err != nil {
-		return none, fmt.Errorf("%w: %w", ErrInvalidImage, err)
-	}
-	ahead := newReadAhead(stream)
-	defer ahead.Close()
-	sum := digest.Canonical.Digester()
-	tee := &countingTee{next: ahead, sum: sum.Hash()}
-
-	dirs := newDirTracker()
-	opts := []archive.ApplyOpt{archive.WithFilter(dirs.see)}
-	if stacked {
-		// The lowest layer has nothing to hide, and a whiteout left there
-		// shows up in listings of directories that no other layer has.
-		opts = append(opts, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
-	}
-	applied := make(chan error, 1)
-	// Owner: this call, which waits; ends with the layer, or with ctx.
-	go func() {
-		sys.Background()
-		_, err := archive.Apply(ctx, dir, tee, opts...)
-		if err == nil {
-			err = tee.drain()
-		}
-		applied <- err
-	}()
-	if err := <-applied; err != nil {
-		return none, layerFailure(err)
-	}
-	if got, want := sum.Digest(), u.diffIDs[desc.Digest]; got != want {
+	if got, want := result.Digest, u.diffIDs[desc.Digest]; got != want {
 		return none, fmt.Errorf("%w: layer %s unpacks to %s, the config says %s", ErrDigestMismatch, desc.Digest, got, want)
 	}
 	if stacked {
 		u.mu.Lock()
-		u.implied[dir] = dirs.implied()
+		u.implied[dir] = result.Implied
 		u.mu.Unlock()
 	}
 	u.monitor.layersDone.Add(1)
-	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: sum.Digest(), Size: tee.count}, nil
-}
-
-// layerFailure tells a layer that can't be read from a disk that can't be
-// written: the second is not the image's fault.
-func layerFailure(err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrInvalidImage, err)
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: result.Digest, Size: result.Size}, nil
 }
 
 // layerDir finds the directory to unpack into. The lowest layer comes as a

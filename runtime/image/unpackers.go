@@ -1,0 +1,146 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// unpackers are processes that unpack the layers of one pull, one layer at a time each. They are processes so that the
+// daemon's answers don't wait for them: Go stops all threads of a process to collect garbage, and one that yields to others
+// is stopped late. And what a layer of anybody's making does to a parser, or its memory, is not done to the daemon.
+//
+//	start ──> idle ──take──> at work ──give──> idle ──close──> gone
+//	                            └─ failed, cancelled: killed ──> gone
+//
+// An unpacker sees the end of its input when the daemon ends, however it does, and has the store's lock (disk.unpacking)
+// until it is gone.
+type unpackers struct {
+	command []string
+	lock    *os.File
+
+	once     sync.Once
+	starting sync.WaitGroup
+
+	mu   sync.Mutex // mu guards idle.
+	idle []*unpacker
+}
+
+// unpacker is one process.
+type unpacker struct {
+	cmd     *exec.Cmd
+	jobs    io.WriteCloser
+	results io.Reader
+	said    head // on its standard error
+}
+
+// unpackerPatience is how long a killed unpacker's standard error is waited for.
+const unpackerPatience = 5 * time.Second
+
+// prepare starts the first one, while its layer is still fetched.
+func (u *unpackers) prepare() {
+	u.once.Do(func() {
+		// Owner: u, whose close waits for it.
+		u.starting.Go(func() {
+			if p, err := u.start(); err == nil { // who needs it tries again
+				u.give(p)
+			}
+		})
+	})
+}
+
+func (u *unpackers) start() (*unpacker, error) {
+	p := &unpacker{cmd: exec.Command(u.command[0], u.command[1:]...)}
+	p.cmd.Env, p.cmd.Dir, p.cmd.ExtraFiles, p.cmd.Stderr, p.cmd.WaitDelay = []string{}, "/", []*os.File{u.lock}, &p.said, unpackerPatience
+	var err error
+	if p.jobs, err = p.cmd.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("start unpacker: %w", err)
+	}
+	if p.results, err = p.cmd.StdoutPipe(); err != nil {
+		return nil, fmt.Errorf("start unpacker: %w", errors.Join(err, p.jobs.Close()))
+	}
+	if err := p.cmd.Start(); err != nil { // closes both
+		return nil, fmt.Errorf("start unpacker: %w", err)
+	}
+	return p, nil
+}
+
+// take gives one to the caller alone, who gives it back or ends it.
+func (u *unpackers) take() (*unpacker, error) {
+	u.starting.Wait()
+	u.mu.Lock()
+	if last := len(u.idle) - 1; last >= 0 {
+		p := u.idle[last]
+		u.idle = u.idle[:last]
+		u.mu.Unlock()
+		return p, nil
+	}
+	u.mu.Unlock()
+	return u.start()
+}
+
+func (u *unpackers) give(p *unpacker) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.idle = append(u.idle, p)
+}
+
+// close ends the idle ones, once nobody has one or asks for one.
+func (u *unpackers) close() {
+	u.starting.Wait()
+	for _, p := range u.idle {
+		if err := p.end(); err != nil {
+			klog.InfoS("A process that unpacks layers did not end well", "err", err)
+		}
+	}
+	u.idle = nil
+}
+
+// unpack has one layer unpacked. When it returns nobody writes to the layer's directory any more.
+func (u *unpackers) unpack(ctx context.Context, job layerJob) (layerResult, error) {
+	p, err := u.take()
+	if err != nil {
+		return layerResult{}, err
+	}
+	var result layerResult
+	stop := context.AfterFunc(ctx, func() { _ = p.cmd.Process.Kill() })
+	if err = writeFrame(p.jobs, job); err == nil {
+		err = readFrame(p.results, &result)
+	}
+	if !stop() {
+		_ = p.end() // killed
+		return layerResult{}, ctx.Err()
+	}
+	if err != nil {
+		_ = p.cmd.Process.Kill() // it may be alive and talk nonsense
+		return layerResult{}, fmt.Errorf("the process that unpacks layers failed: %w (%w)", err, p.end())
+	}
+	u.give(p)
+	return result, result.err()
+}
+
+// end lets the process end and waits for it. What it said on its standard error is part of the error.
+func (p *unpacker) end() error {
+	_ = p.jobs.Close()
+	err := p.cmd.Wait()
+	if said := strings.TrimSpace(string(p.said)); err != nil && said != "" {
+		return fmt.Errorf("%w: %s", err, printable(said))
+	}
+	return err
+}
+
+// head keeps the beginning of what is written: a panic says there what it is.
+type head []byte
+
+func (h *head) Write(p []byte) (int, error) {
+	*h = append(*h, p[:min(len(p), maxErrorLen-len(*h))]...)
+	return len(p), nil
+}
