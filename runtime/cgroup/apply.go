@@ -163,16 +163,23 @@ func restoreWrites(old oldValue) []string {
 			return f[1:2]
 		}
 		return nil
-	case old.write.File == "io.max":
-		// A device without a line has no limits; that has to be said to the kernel.
+	case old.write.File == "io.max" || old.write.File == "io.weight" && strings.ContainsRune(old.write.Value, ':'):
+		// A device without a line has no limits and the default weight; that has to be said to the kernel.
 		device, _, _ := strings.Cut(old.write.Value, " ")
-		lines := []string{device + " rbps=max wbps=max riops=max wiops=max"}
+		none := " rbps=max wbps=max riops=max wiops=max"
+		if old.write.File == "io.weight" {
+			none = " default"
+		}
+		lines := []string{device + none}
 		for _, line := range strings.Split(text, "\n") {
 			if strings.HasPrefix(line, device+" ") {
 				lines = append(lines, line)
 			}
 		}
 		return lines
+	case old.write.File == "io.weight": // of no device: the first line is the default, those of devices are as they were
+		first, _, _ := strings.Cut(text, "\n")
+		return []string{first}
 	case text == "":
 		return []string{"\n"} // cpuset.cpus of a v2 group without any of its own
 	}
@@ -188,15 +195,15 @@ func (t *mountedTree) host(res *specs.LinuxResources) host {
 	if dir, ok := t.controllerDir("memory", "/"); ok && t.version == 1 {
 		h.memsw = unix.Access(filepath.Join(dir, "memory.memsw.limit_in_bytes"), unix.F_OK) == nil
 	}
-	if dir, ok := t.controllerDir("cpuset", "/"); ok && res.CPU != nil {
+	if dir, ok := t.controllerDir("cpuset", "/"); ok {
 		suffix := ""
 		if t.version == 2 {
 			suffix = ".effective"
 		}
-		if res.CPU.Cpus != "" {
+		if res.CPU != nil && res.CPU.Cpus != "" || res.Unified["cpuset.cpus"] != "" {
 			h.cpus, _ = readTrimmed(filepath.Join(dir, "cpuset.cpus"+suffix))
 		}
-		if res.CPU.Mems != "" {
+		if res.CPU != nil && res.CPU.Mems != "" || res.Unified["cpuset.mems"] != "" {
 			h.mems, _ = readTrimmed(filepath.Join(dir, "cpuset.mems"+suffix))
 		}
 	}
@@ -248,6 +255,7 @@ func (g group) present() present {
 		if n, err := strconv.ParseUint(period, 10, 64); err == nil {
 			now.periodMicros = n
 		}
+		now.burstMicros, _ = strconv.ParseUint(read("cpu", "cpu.max.burst"), 10, 64)
 		return now
 	}
 	now.memoryBytes = parseLimit(read("memory", "memory.limit_in_bytes"))

@@ -54,11 +54,19 @@ func Check(m *Manager, path string, res *specs.LinuxResources) ([]Reading, error
 	return append(out, r), nil
 }
 
-// lastWrites keeps the write that counts of each file.
+// lastWrites keeps the write that counts of each file, and of each line of those that have one for each device.
 func lastWrites(writes []write) []write {
+	key := func(w write) string {
+		at, rest, _ := strings.Cut(w.Value, " ")
+		if w.File == "cpu.max" || rest == "" {
+			return w.File
+		}
+		setting, _, _ := strings.Cut(rest, "=")
+		return w.File + " " + at + " " + setting
+	}
 	var out []write
 	for i, w := range writes {
-		again := func(later write) bool { return later.Controller == w.Controller && later.File == w.File }
+		again := func(later write) bool { return key(later) == key(w) }
 		if !slices.ContainsFunc(writes[i+1:], again) {
 			out = append(out, w)
 		}
@@ -99,6 +107,13 @@ func sameLimit(w write, got string, pageSize int64) bool {
 		return len(strings.Fields(w.Value)) == 1 && strings.HasPrefix(got, w.Value+" ") // the period unchanged
 	case "memory.oom_control":
 		return strings.HasPrefix(got, "oom_kill_disable "+w.Value+"\n")
+	case "io.weight":
+		if !strings.Contains(w.Value, " ") {
+			return sameLine("default "+w.Value, got)
+		}
+	}
+	if strings.Contains(w.Value, " ") {
+		return sameLine(w.Value, got)
 	}
 	want, wantOK := boundOf(w.Value)
 	have, haveOK := boundOf(got)
@@ -111,6 +126,19 @@ func sameLimit(w write, got string, pageSize int64) bool {
 		return have < want
 	}
 	return w.Controller == "memory" && w.File != "memory.swappiness" && have < want && want-have < pageSize
+}
+
+// sameLine compares what was written for one key, "8:0 rbps=1", with the line that a file of many keys has for it. One
+// without limits has no line.
+func sameLine(asked, got string) bool {
+	want := strings.Fields(asked)
+	for line := range strings.Lines(got) {
+		has := strings.Fields(line)
+		if len(has) > 0 && has[0] == want[0] {
+			return containsAll(has[1:], want[1:])
+		}
+	}
+	return !slices.ContainsFunc(want[1:], func(setting string) bool { return !strings.HasSuffix(setting, "max") && setting != "default" })
 }
 
 // boundOf reads a number or the word for none; v1 has -1 and shows a number near 1<<63.

@@ -35,6 +35,13 @@ func TestSameLimitIsAsTheKernelWritesIt(t *testing.T) {
 		{"cpuset", "cpuset.cpus", "0", "0-2", false},
 		{"cpuset", "cpuset.cpus", "0-2", "0", false},
 		{"io", "io.max", "8:0 rbps=1", "8:0 rbps=2", false},
+		{"io", "io.max", "8:0 rbps=1", "8:16 rbps=2 wbps=max\n8:0 rbps=1 wbps=max riops=max wiops=max", true},
+		{"io", "io.max", "8:0 rbps=1", "8:16 rbps=1 wbps=max riops=max wiops=max", false},
+		{"io", "io.max", "8:0 rbps=max wbps=max", "", true},
+		{"io", "io.weight", "default 5", "default 5\n8:0 7", true},
+		{"io", "io.weight", "5", "default 5", true},
+		{"io", "io.weight", "8:0 7", "default 7", false},
+		{"cpu", "cpu.idle", "1", "0", false},
 	} {
 		if same := sameLimit(write{Controller: c.controller, File: c.file, Value: c.asked}, c.got, 4096); same != c.same {
 			t.Errorf("%s %q against %q: same %v, want %v", c.file, c.asked, c.got, same, c.same)
@@ -42,9 +49,27 @@ func TestSameLimitIsAsTheKernelWritesIt(t *testing.T) {
 	}
 }
 
+func TestEveryLineOfAFileIsChecked(t *testing.T) {
+	got := lastWrites([]write{
+		{Controller: "io", File: "io.max", Value: "8:0 rbps=1"}, {Controller: "io", File: "io.max", Value: "8:0 wbps=2"},
+		{Controller: "io", File: "io.max", Value: "8:16 rbps=3"}, {Controller: "io", File: "io.max", Value: "8:0 rbps=4"},
+		{Controller: "cpu", File: "cpu.max", Value: "1000 10000"}, {Controller: "cpu", File: "cpu.max", Value: "2000 20000"},
+	})
+	var values []string
+	for _, w := range got {
+		values = append(values, w.Value)
+	}
+	if want := []string{"8:0 wbps=2", "8:16 rbps=3", "8:0 rbps=4", "2000 20000"}; !slices.Equal(values, want) {
+		t.Errorf("got %q, want %q", values, want)
+	}
+}
+
 func TestCheckFindsWhatIsNotEnforced(t *testing.T) {
 	m := newManager(t)
-	needControllers(t, m, "cpu", "memory", "pids", "devices")
+	needControllers(t, m, "cpu", "memory", "pids")
+	if m.version == 1 {
+		needControllers(t, m, "devices")
+	}
 	ctx, path := testContext(t), groupName(t, m)
 	res := &specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Shares: p[uint64](102), Quota: p[int64](5000), Period: p[uint64](50000)},

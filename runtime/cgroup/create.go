@@ -144,6 +144,11 @@ func (g group) makeUnified(p plan) ([]string, error) {
 			wanted = append(wanted, c)
 		}
 	}
+	for _, w := range p.writes { // those that only who asks by name gets: misc, rdma
+		if w.Controller != "cgroup" && !slices.Contains(wanted, w.Controller) {
+			wanted = append(wanted, w.Controller)
+		}
+	}
 	leaf := g.unified()
 	made, err := mkdirAll(g.root, g.path)
 	if err != nil {

@@ -55,7 +55,7 @@ func writeError(w write, err error) error {
 			return fmt.Errorf("set %s to %q: %w: %w", w.File, w.Value, ErrBelowUsage, err)
 		}
 	case errors.Is(err, unix.ENOENT):
-		return fmt.Errorf("set %s to %q: no such file, controller %s is not enabled here: %w: %w",
+		return fmt.Errorf("set %s to %q: this kernel has no such file, or controller %s is not enabled here: %w: %w",
 			w.File, w.Value, w.Controller, ErrNotSupported, err)
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.EACCES) {

@@ -43,6 +43,7 @@ type present struct {
 	memswBytes   int64 // v1
 	quotaMicros  int64 // unlimited: -1
 	periodMicros uint64
+	burstMicros  uint64 // v2
 }
 
 // freshGroup is what the kernel gives a group that was just made.
@@ -75,7 +76,7 @@ func compile(res *specs.LinuxResources, h host, now present) (plan, error) {
 		return c.out, nil
 	}
 	steps := []func(*specs.LinuxResources) error{
-		c.refuseUnsupported, c.memory, c.cpu, c.cpuset, c.pids, c.hugePages, c.devices, c.unified,
+		c.refuseUnsupported, c.memory, c.cpu, c.cpuset, c.pids, c.blockIO, c.hugePages, c.devices, c.unified,
 	}
 	for _, step := range steps {
 		if err := step(res); err != nil {
@@ -110,17 +111,20 @@ func (c *compiler) refuseUnsupported(res *specs.LinuxResources) error {
 			fields = append(fields, field)
 		}
 	}
-	if b := res.BlockIO; b != nil {
+	if b := res.BlockIO; b != nil && c.host.version == 1 {
 		add(b.Weight != nil || b.LeafWeight != nil || len(b.WeightDevice)+len(b.ThrottleReadBpsDevice)+
 			len(b.ThrottleWriteBpsDevice)+len(b.ThrottleReadIOPSDevice)+len(b.ThrottleWriteIOPSDevice) > 0, "blockIO")
+	} else if b != nil { // v2 has no weight of a group against its children
+		leaf := func(d specs.LinuxWeightDevice) bool { return d.LeafWeight != nil && *d.LeafWeight != 0 }
+		add(b.LeafWeight != nil && *b.LeafWeight != 0 || slices.ContainsFunc(b.WeightDevice, leaf), "blockIO.leafWeight")
 	}
 	if n := res.Network; n != nil {
 		add(n.ClassID != nil || len(n.Priorities) > 0, "network")
 	}
 	add(len(res.Rdma) > 0, "rdma")
 	if cpu := res.CPU; cpu != nil {
-		add(cpu.Burst != nil && *cpu.Burst != 0, "cpu.burst")
-		add(cpu.Idle != nil && *cpu.Idle != 0, "cpu.idle")
+		add(c.host.version == 1 && cpu.Burst != nil && *cpu.Burst != 0, "cpu.burst")
+		add(c.host.version == 1 && cpu.Idle != nil && *cpu.Idle != 0, "cpu.idle")
 		add(cpu.RealtimePeriod != nil && *cpu.RealtimePeriod != 0, "cpu.realtimePeriod")
 		add(cpu.RealtimeRuntime != nil && *cpu.RealtimeRuntime != 0, "cpu.realtimeRuntime")
 	}
@@ -144,23 +148,78 @@ func (c *compiler) cpu(res *specs.LinuxResources) error {
 	if cpu == nil {
 		return nil
 	}
+	idle := cpu.Idle != nil && *cpu.Idle != 0
 	if cpu.Shares != nil && *cpu.Shares != 0 {
+		if idle { // the kernel would refuse the weight (EINVAL)
+			return invalid("cpu.idle", *cpu.Idle, "a group that only gets idle time has no shares, and %d are given", *cpu.Shares)
+		}
 		if err := c.cpuShares(*cpu.Shares); err != nil {
 			return err
 		}
 	}
+	if idle {
+		if err := c.cpuIdle(*cpu.Idle); err != nil {
+			return err
+		}
+	}
 	var quota int64
-	var period uint64
+	var period, burst uint64
 	if cpu.Quota != nil {
 		quota = *cpu.Quota
 	}
 	if cpu.Period != nil {
 		period = *cpu.Period
 	}
-	if quota == 0 && period == 0 {
+	if cpu.Burst != nil && c.host.version == 2 {
+		burst = *cpu.Burst
+	}
+	if quota == 0 && period == 0 && burst == 0 {
 		return nil
 	}
-	return c.cpuBandwidth(quota, period)
+	return c.cpuLimits(quota, period, burst)
+}
+
+func (c *compiler) cpuIdle(idle int64) error {
+	if idle != 1 {
+		return invalid("cpu.idle", idle, "want 0 or 1")
+	}
+	if err := c.need("cpu", "cpu.idle"); err != nil {
+		return err
+	}
+	c.set("cpu", "cpu.idle", "1")
+	return nil
+}
+
+// cpuLimits orders quota and burst: the kernel holds burst <= quota at every moment.
+func (c *compiler) cpuLimits(quota int64, period, burst uint64) error {
+	if burst != 0 {
+		if err := c.need("cpu", "cpu.burst"); err != nil {
+			return err
+		}
+		limit := quota
+		if limit == 0 {
+			limit = c.now.quotaMicros
+		}
+		if limit <= 0 || burst > uint64(limit) {
+			return invalid("cpu.burst", burst, "want at most the quota, %d microseconds", max(limit, 0))
+		}
+	}
+	setBurst := func() {
+		c.set("cpu", "cpu.max.burst", strconv.FormatUint(burst, 10))
+	}
+	first := burst != 0 && burst < c.now.burstMicros
+	if first {
+		setBurst()
+	}
+	if quota != 0 || period != 0 {
+		if err := c.cpuBandwidth(quota, period); err != nil {
+			return err
+		}
+	}
+	if burst != 0 && !first {
+		setBurst()
+	}
+	return nil
 }
 
 func (c *compiler) cpuShares(shares uint64) error {
@@ -234,13 +293,9 @@ func (c *compiler) cpuset(res *specs.LinuxResources) error {
 		if f.want == "" {
 			continue
 		}
-		want, err := parseList(f.want)
-		if err != nil {
-			return invalid(f.file, f.want, "%v", err)
-		}
 		// v2 would take a list of absent CPUs and quietly use the parent's.
-		if have, err := parseList(f.have); err == nil && f.have != "" && !want.within(have) {
-			return invalid(f.file, f.want, "this host has %s", f.have)
+		if err := checkHas(f.file, f.want, f.have); err != nil {
+			return err
 		}
 		if err := c.need("cpuset", f.file); err != nil {
 			return err

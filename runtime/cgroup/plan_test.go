@@ -27,6 +27,17 @@ func v2Host() host {
 	}
 }
 
+func weighted(major, minor int64, weight uint16) (d specs.LinuxWeightDevice) {
+	d.Major, d.Minor, d.Weight = major, minor, &weight
+	return d
+}
+
+func throttled(major, minor int64, rate uint64) []specs.LinuxThrottleDevice {
+	d := specs.LinuxThrottleDevice{Rate: rate}
+	d.Major, d.Minor = major, minor
+	return []specs.LinuxThrottleDevice{d}
+}
+
 func (w write) text() string {
 	s := w.File + "=" + w.Value
 	if w.Optional {
@@ -58,6 +69,8 @@ func TestCompileWritesFilesInOrder(t *testing.T) {
 	limited := freshGroup()
 	limited.memoryBytes, limited.memswBytes = 100<<20, 100<<20
 	limited.quotaMicros, limited.periodMicros = 50000, 100000
+	bursting := limited
+	bursting.burstMicros = 40000
 	full := &specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Shares: p[uint64](102), Quota: p[int64](20000), Period: p[uint64](100000), Cpus: "0-1,3", Mems: "0"},
 		Memory: &specs.LinuxMemory{Limit: p[int64](64 << 20), Swap: p[int64](96 << 20)},
@@ -118,6 +131,18 @@ func TestCompileWritesFilesInOrder(t *testing.T) {
 		{"huge pages on v2", v2Host(), freshGroup(), &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{
 			{Pagesize: "2MB", Limit: 0}, {Pagesize: "1GB", Limit: math.MaxUint64}}},
 			"hugetlb.2MB.rsvd.max=0 hugetlb.2MB.max=0 hugetlb.1GB.rsvd.max=max hugetlb.1GB.max=max"},
+		{"burst after a growing quota on v2", v2Host(), limited, &specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Quota: p[int64](80000), Burst: p[uint64](60000)}}, "cpu.max=80000 cpu.max.burst=60000"},
+		{"burst before a shrinking quota on v2", v2Host(), bursting, &specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Quota: p[int64](20000), Burst: p[uint64](10000)}}, "cpu.max.burst=10000 cpu.max=20000"},
+		{"burst alone on v2", v2Host(), limited, &specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: p[uint64](50000)}}, "cpu.max.burst=50000"},
+		{"idle on v2", v2Host(), freshGroup(), &specs.LinuxResources{CPU: &specs.LinuxCPU{Idle: p[int64](1)}}, "cpu.idle=1"},
+		{"no burst, no idle on v1", v1Host(), freshGroup(), &specs.LinuxResources{CPU: &specs.LinuxCPU{Burst: p[uint64](0), Idle: p[int64](0)}}, ""},
+		{"block devices on v2", v2Host(), freshGroup(), &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			Weight: p[uint16](10), WeightDevice: []specs.LinuxWeightDevice{weighted(8, 16, 1000), weighted(8, 0, 500)},
+			ThrottleReadBpsDevice: throttled(8, 0, 1<<20), ThrottleWriteBpsDevice: throttled(8, 0, 0),
+			ThrottleReadIOPSDevice: throttled(8, 0, 10), ThrottleWriteIOPSDevice: throttled(252, 1, 20)}},
+			"io.weight=default 1 io.weight=8:16 10000 io.weight=8:0 4950 io.max=8:0 rbps=1048576 io.max=8:0 wbps=max io.max=8:0 riops=10 io.max=252:1 wiops=20"},
 		{"unified by name, after the fields", v2Host(), freshGroup(), &specs.LinuxResources{
 			Memory: &specs.LinuxMemory{Limit: p[int64](8 << 20)},
 			Unified: map[string]string{"memory.oom.group": "1", "memory.high": "max", "memory.min": "4096",
@@ -176,7 +201,12 @@ func TestCompileRefusesImpossibleValues(t *testing.T) {
 		{"cpu list of rubbish", both, cpu(specs.LinuxCPU{Cpus: "0-"}), "cpuset.cpus", ErrInvalid},
 		{"cpu list backwards", both, cpu(specs.LinuxCPU{Cpus: "3-0"}), "backwards", ErrInvalid},
 		{"cpu list with a newline", both, cpu(specs.LinuxCPU{Cpus: "0\n1"}), "cpuset.cpus", ErrInvalid},
-		{"cpu burst", both, cpu(specs.LinuxCPU{Burst: p[uint64](1)}), "cpu.burst", ErrNotSupported},
+		{"cpu burst", v1, cpu(specs.LinuxCPU{Burst: p[uint64](1)}), "cpu.burst", ErrNotSupported},
+		{"cpu burst above the quota", v2, cpu(specs.LinuxCPU{Burst: p[uint64](30000), Quota: p[int64](20000)}), "at most the quota", ErrInvalid},
+		{"cpu burst without a quota", v2, cpu(specs.LinuxCPU{Burst: p[uint64](1), Quota: p[int64](-1)}), "cpu.burst", ErrInvalid},
+		{"idle", v1, cpu(specs.LinuxCPU{Idle: p[int64](1)}), "cpu.idle", ErrNotSupported},
+		{"idle 2", v2, cpu(specs.LinuxCPU{Idle: p[int64](2)}), "cpu.idle", ErrInvalid},
+		{"idle with shares", v2, cpu(specs.LinuxCPU{Idle: p[int64](1), Shares: p[uint64](100)}), "cpu.idle", ErrInvalid},
 		{"realtime", both, cpu(specs.LinuxCPU{RealtimeRuntime: p[int64](1)}), "cpu.realtimeRuntime", ErrNotSupported},
 		{"negative memory", both, mem(specs.LinuxMemory{Limit: p[int64](-2)}), "memory.limit", ErrInvalid},
 		{"swap less than memory", both, mem(specs.LinuxMemory{Limit: p[int64](2 << 20), Swap: p[int64](1 << 20)}), "memory.swap", ErrInvalid},
@@ -190,7 +220,10 @@ func TestCompileRefusesImpossibleValues(t *testing.T) {
 		{"pids over pid_max", both, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p[int64](1<<22 + 1)}}, "pids.max", ErrInvalid},
 		{"page size of rubbish", both, &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "../2MB"}}}, "2MB", ErrInvalid},
 		{"page size the host lacks", v2, &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "16GB", Limit: 1}}}, "16GB", ErrInvalid},
-		{"block io", both, &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: p[uint16](5)}}, "blockIO", ErrNotSupported},
+		{"block io", v1, &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: p[uint16](50)}}, "blockIO", ErrNotSupported},
+		{"leaf weight", v2, &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{LeafWeight: p[uint16](50)}}, "blockIO.leafWeight", ErrNotSupported},
+		{"block weight too low", v2, &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{Weight: p[uint16](9)}}, "blockIO.weight", ErrInvalid},
+		{"block device number", v2, &specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{ThrottleReadBpsDevice: throttled(4096, 0, 1)}}, "4096:0", ErrInvalid},
 		{"rdma", both, &specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx": {}}}, "rdma", ErrNotSupported},
 		{"device type", both, device(specs.LinuxDeviceCgroup{Type: "q", Access: "r"}), "device rule", ErrInvalid},
 		{"device access", both, device(specs.LinuxDeviceCgroup{Type: "c", Access: "rx"}), "rx", ErrInvalid},
@@ -203,6 +236,11 @@ func TestCompileRefusesImpossibleValues(t *testing.T) {
 		{"unified that moves processes", v2, unified("cgroup.procs", "1"), "cgroup.procs", ErrInvalid},
 		{"unified that kills", v2, unified("cgroup.kill", "1"), "cgroup.kill", ErrInvalid},
 		{"unified without a value", v2, unified("memory.high", "\n"), "memory.high", ErrInvalid},
+		{"unified that reclaims once", v2, unified("memory.reclaim", "4096"), "not a limit", ErrInvalid},
+		{"unified trigger", v2, unified("memory.pressure", "some 150000 1000000"), "not a limit", ErrInvalid},
+		{"unified peak", v2, unified("memory.peak", "1"), "not a limit", ErrInvalid},
+		{"unified cpu that is not there", v2, unified("cpuset.cpus", "0,4"), "this host has 0-3", ErrInvalid},
+		{"unified cpus of rubbish", v2, unified("cpuset.cpus", "0\n1"), "cpuset.cpus", ErrInvalid},
 		{"unified of an absent controller", v2, unified("rdma.max", "x"), "rdma", ErrNotSupported},
 	}
 	for _, c := range cases {
@@ -216,6 +254,18 @@ func TestCompileRefusesImpossibleValues(t *testing.T) {
 					t.Errorf("got %q, want one that is %q and says %q", err, c.is, c.want)
 				}
 			})
+		}
+	}
+}
+
+// A limit by name is held against use as one by field is: the last word counts.
+func TestUnifiedMemoryLimitIsTheOneThatIsCheckedAgainstUse(t *testing.T) {
+	for value, want := range map[string]int64{"1048576": 1 << 20, "max": 0} {
+		plan, err := compile(&specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: p[int64](8 << 20)}, Unified: map[string]string{"memory.max": value},
+		}, v2Host(), freshGroup())
+		if err != nil || plan.wantMemoryBytes != want {
+			t.Errorf("memory.max %s: checked against use is %d, %v, want %d", value, plan.wantMemoryBytes, err, want)
 		}
 	}
 }
@@ -271,6 +321,9 @@ func TestRestoreWritesBringOldTextBack(t *testing.T) {
 		{"memory.oom_control", "1", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", []string{"0"}},
 		{"io.max", "8:0 rbps=1", "8:16 rbps=7\n", []string{"8:0 rbps=max wbps=max riops=max wiops=max"}},
 		{"io.max", "8:16 rbps=1", "8:16 rbps=7 wbps=max\n", []string{"8:16 rbps=max wbps=max riops=max wiops=max", "8:16 rbps=7 wbps=max"}},
+		{"io.weight", "default 7", "default 100\n8:0 50\n", []string{"default 100"}},
+		{"io.weight", "8:0 7", "default 100\n8:0 50\n", []string{"8:0 default", "8:0 50"}},
+		{"io.weight", "8:0 7", "default 100\n", []string{"8:0 default"}},
 	} {
 		got := restoreWrites(oldValue{write: write{File: c.file, Value: c.value}, text: c.old})
 		if !reflect.DeepEqual(got, c.want) {

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
@@ -35,6 +36,9 @@ func (c *compiler) unified(res *specs.LinuxResources) error {
 		if text == "" || len(text) > 4096 || strings.ContainsRune(text, 0) {
 			return invalid(key, text, "want 1 to 4096 bytes")
 		}
+		if err := c.checkUnifiedValue(key, text); err != nil {
+			return err
+		}
 		for _, line := range strings.Split(text, "\n") {
 			c.set(controller, key, line)
 		}
@@ -42,8 +46,38 @@ func (c *compiler) unified(res *specs.LinuxResources) error {
 	return nil
 }
 
+// checkUnifiedValue judges what the kernel would take and not do: a memory limit below what is in use, which has it
+// kill, and processors that the machine lacks, for which it gives all there are.
+func (c *compiler) checkUnifiedValue(key, text string) error {
+	switch key {
+	case "memory.max":
+		c.out.wantMemoryBytes = 0
+		if n := parseLimit(text); n != math.MaxInt64 {
+			c.out.wantMemoryBytes = n
+		}
+	case "cpuset.cpus":
+		return checkHas(key, text, c.host.cpus)
+	case "cpuset.mems":
+		return checkHas(key, text, c.host.mems)
+	}
+	return nil
+}
+
+// checkHas refuses a list with processors or memory nodes that the host does not have; have "" is unknown.
+func checkHas(file, list, have string) error {
+	want, err := parseList(list)
+	if err != nil {
+		return invalid(file, list, "%v", err)
+	}
+	if has, err := parseList(have); err == nil && have != "" && !want.within(has) {
+		return invalid(file, list, "this host has %s", have)
+	}
+	return nil
+}
+
 // checkUnifiedKey returns the controller of a file. Of the core's files only
-// those that limit are allowed: cgroup.procs, cgroup.kill and the like act.
+// those that limit are allowed: cgroup.procs, cgroup.kill and the like act. So do
+// memory.reclaim and the peaks; a trigger of a pressure file ends with the write.
 func checkUnifiedKey(key string) (string, error) {
 	if len(key) > 200 || strings.ContainsFunc(key, func(r rune) bool {
 		return r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
@@ -56,6 +90,10 @@ func checkUnifiedKey(key string) (string, error) {
 	}
 	if controller == "cgroup" && key != "cgroup.max.depth" && key != "cgroup.max.descendants" && key != "cgroup.pressure" {
 		return "", invalid("unified", key, "not a limit")
+	}
+	acts := key == "memory.reclaim" || strings.HasSuffix(key, ".peak") || strings.HasSuffix(key, ".pressure") && controller != "cgroup"
+	if acts {
+		return "", invalid("unified", key, "not a limit: writing to it changes nothing that lasts")
 	}
 	return controller, nil
 }
