@@ -133,6 +133,9 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err := m.cfg.Cgroups.Create(ctx, group, ociSpec.Linux.Resources); err != nil {
 		return wire.Process{}, limitError(err)
 	}
+	if err := giveGroup(m.cfg.Cgroups, s, c); err != nil {
+		return wire.Process{}, err
+	}
 	process, err := m.launch(ctx, launchRequest{
 		op: op, id: c.id, kind: wire.KindContainer, launchable: launchable, cgroup: group, streams: streams, root: root, sandbox: s,
 		joined: namespace, stdinOnce: c.config.GetStdinOnce(),
@@ -140,7 +143,17 @@ func (m *containerManager) startProcess(ctx context.Context, op *Operation, s *s
 	if err != nil {
 		return wire.Process{}, tooLittleMemory(m.cfg.Cgroups, group, ociSpec.Linux.Resources, err)
 	}
-	return identity(process), verifyIsolation(m.core, identity(process), group, ociSpec)
+	return identity(process), verifyIsolation(m.core, c, identity(process), ociSpec)
+}
+
+// giveGroup lets the root of a user namespace make groups below the container's, where its view of them is writable. The
+// node's root, in a pod without such a namespace, needs nothing.
+func giveGroup(cgroups *cgroup.Manager, s *sandbox, c *container) error {
+	if cgroups.Version() != 2 || spec.SandboxUser(s.config) == nil || !spec.CgroupsWritable(c.config, s.config) {
+		return nil
+	}
+	uid, gid := outside(s.config, 0, 0)
+	return cgroups.Delegate(c.record().CgroupPath, uid, gid)
 }
 
 // tooLittleMemory says it where the kernel killed init at the container's own limit: "killed" alone explains nothing.

@@ -89,10 +89,35 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	req.op.at("start process")
 	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
+	if err != nil && req.kind == wire.KindExec && takesNoProcess(err) {
+		process, err = m.launchBelow(ctx, client, req, request, err)
+	}
 	if err != nil {
 		return keeper.Process{}, req.joined.gone(launchError(err))
 	}
 	return process, nil
+}
+
+// takesNoProcess: the container's group has given its controllers to groups below, which only a container with a
+// writable cgroup view can do.
+func takesNoProcess(err error) bool {
+	var step *launch.StepError
+	return errors.As(err, &step) && errors.Is(step.Errno, unix.EBUSY) && (step.Step == "clone" || step.Step == "spawn")
+}
+
+// launchBelow starts an exec beside the container's first process instead, wherever below its group that has moved.
+func (m *core) launchBelow(ctx context.Context, client *keeper.Client, req launchRequest, request keeper.Launch, cause error) (keeper.Process, error) {
+	c, ok := m.containers.get(req.container)
+	if !ok {
+		return keeper.Process{}, cause
+	}
+	group, err := m.cfg.Cgroups.OpenOf(req.cgroup, c.record().PID)
+	if err != nil {
+		return keeper.Process{}, fmt.Errorf("%w (the container gave its controllers to groups below its own; %w)", cause, err)
+	}
+	defer group.Close()
+	request.Cgroup = group.Dir
+	return client.Launch(ctx, request)
 }
 
 // identity is what a record keeps of a process.

@@ -105,6 +105,7 @@ func linuxOf(in *ContainerInput) (*specs.Linux, error) {
 		return nil, err
 	}
 	resources.Devices = rules
+	boundGroups(in.Config, in.Sandbox.Config, resources)
 	namespaces, err := namespacesOf(in)
 	if err != nil {
 		return nil, err

@@ -62,12 +62,15 @@ func requestTargets(config *criv1.ContainerConfig) (targets map[string]bool, sha
 // terminalGroup is "tty" in every distribution.
 const terminalGroup = 5
 
-// kernelMounts are the file systems every container has. Privileged gets /sys and its cgroups writable. Everyone has a
-// cgroup namespace, so the view begins at the container's own group.
+// kernelMounts are the file systems every container has. Privileged gets /sys and its cgroups writable, a pod that asks
+// its cgroups. Everyone has a cgroup namespace, so the view begins at the container's own group.
 func kernelMounts(in *ContainerInput) []specs.Mount {
-	access := "ro"
+	access, groups := "ro", "ro"
 	if in.Config.GetLinux().GetSecurityContext().GetPrivileged() {
 		access = "rw"
+	}
+	if CgroupsWritable(in.Config, in.Sandbox.Config) {
+		groups = "rw"
 	}
 	terminals := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
 	if user := SandboxUser(in.Sandbox.Config); user == nil || user.GID.Size > terminalGroup {
@@ -79,7 +82,7 @@ func kernelMounts(in *ContainerInput) []specs.Mount {
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: terminals},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", groups}},
 	}
 }
 

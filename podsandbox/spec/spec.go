@@ -21,6 +21,9 @@ type Node struct {
 	HugepageSizes []string    // as the limit files name them: "2MB", "1GB"
 	SwapLimit     bool        // the kernel can limit swap for a group
 
+	AllowWritableCgroups bool // by the operator: pods may ask for it
+	CgroupDelegation     bool // a cgroup namespace bounds what who is in it can change (v2, nsdelegate)
+
 	Capabilities   uint64 // bit mask of what podwright itself holds; "ALL" means these (capabilities(7))
 	MinOOMScoreAdj int    // lowest oom_score_adj podwright may give; -1000 with CAP_SYS_RESOURCE
 

@@ -132,6 +132,12 @@ func SetResources(s *specs.Spec, all *criv1.LinuxContainerResources, node Node) 
 	}
 	if was := s.Linux.Resources; was != nil {
 		limits.Pids, limits.Devices = was.Pids, was.Devices // no part of the request
+		if bound, ok := was.Unified[descendantsFile]; ok {  // nor is this
+			if limits.Unified == nil {
+				limits.Unified = map[string]string{}
+			}
+			limits.Unified[descendantsFile] = bound
+		}
 	}
 	s.Linux.Resources = limits
 	score, _ := oomScore(all, node)

@@ -51,6 +51,9 @@ func ValidateSandbox(config *criv1.PodSandboxConfig, node Node) error {
 	if err := checkSandboxSecurity(config.GetLinux().GetSecurityContext(), node); err != nil {
 		return err
 	}
+	if err := checkWritableCgroups("annotations", config, node); err != nil {
+		return err
+	}
 	_, err := Sysctls(config)
 	return err
 }
@@ -82,6 +85,10 @@ func ValidateContainer(config *criv1.ContainerConfig, sandbox *criv1.PodSandboxC
 		return err
 	}
 	if _, err := Resources(config.GetLinux().GetResources(), node); err != nil {
+		return err
+	}
+	// The operator may have changed his mind since the sandbox was made.
+	if err := checkWritableCgroups("sandbox_config.annotations", sandbox, node); err != nil {
 		return err
 	}
 	return checkContainerSecurity(config, sandbox, node)

@@ -25,6 +25,7 @@ var v1Controllers = []string{
 type mountedTree struct {
 	version     int
 	root        string      // v2: mount point of the unified hierarchy
+	nsDelegate  bool        // v2: mounted with that option
 	hierarchies []Hierarchy // v1
 	controllers []string    // sorted
 }
@@ -45,7 +46,8 @@ func detect(mountinfo io.Reader, root string) (mountedTree, error) {
 	for _, mnt := range mounts {
 		if mnt.fsType == "cgroup2" {
 			if mnt.point == root {
-				return mountedTree{version: 2, root: root}, nil
+				delegates := slices.Contains(strings.Split(mnt.options, ","), "nsdelegate")
+				return mountedTree{version: 2, root: root, nsDelegate: delegates}, nil
 			}
 			continue
 		}

@@ -14,6 +14,8 @@ func TestDetectReadsMountTables(t *testing.T) {
 		want        mountedTree
 	}{
 		{"unified", "30 1 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n",
+			mountedTree{version: 2, root: "/sys/fs/cgroup", nsDelegate: true}},
+		{"unified without nsdelegate", "30 1 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,memory_recursiveprot\n",
 			mountedTree{version: 2, root: "/sys/fs/cgroup"}},
 		{"hybrid with shared controllers", tmpfs +
 			"26 25 0:21 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n" +

@@ -6,8 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // Handle is what a new process needs to be born into a group or to join it.
@@ -55,6 +59,30 @@ func (m *Manager) Open(path string) (*Handle, error) {
 		h.Tasks = append(h.Tasks, f)
 	}
 	return h, nil
+}
+
+// OpenOf opens the group in which pid is, if that lies below path: a container that may write to its groups can have
+// moved there, and its own takes no process any more once it gives controllers to those below (cgroup-v2.rst, "No
+// Internal Process Constraint"). v2 only.
+func (m *Manager) OpenOf(path string, pid int) (*Handle, error) {
+	if m.version != 2 {
+		return nil, fmt.Errorf("group of process %d below %s: cgroup v1: %w", pid, path, ErrNotSupported)
+	}
+	text, err := sys.ReadKernelFile("/proc/"+strconv.Itoa(pid)+"/cgroup", smallFile)
+	if err != nil {
+		return nil, fmt.Errorf("group of process %d: %w", pid, err)
+	}
+	for line := range strings.Lines(text) {
+		at, ok := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "0::")
+		if !ok {
+			continue
+		}
+		if !strings.HasPrefix(at, path+"/") {
+			return nil, fmt.Errorf("process %d is in %s, not below %s: %w", pid, at, path, ErrInvalid)
+		}
+		return m.Open(at)
+	}
+	return nil, fmt.Errorf("process %d is in no group of v2: %w", pid, ErrNotSupported)
 }
 
 // openFile opens without os.OpenFile's attempt to register with epoll, which

@@ -61,6 +61,8 @@ type Cgroup struct {
 	Root         string `toml:"root" comment:"Where the control group file systems are mounted."`
 	Parent       string `toml:"parent" comment:"The parent of containers whose pod names none."`
 	KeeperParent string `toml:"keeper" comment:"The group of the keeper and its anchor, outside every pod's."`
+
+	AllowWritable bool `toml:"allow_writable" comment:"Obey pods that ask to make groups below their own (annotation io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw)."`
 }
 
 // Network configures CNI.
