@@ -96,7 +96,7 @@ func (m *core) ContainerStatus(id string, verbose bool) (*criv1.ContainerStatusR
 			facts["plan"] = spec.Print(launchable)
 		}
 		if rec.Phase == record.ContainerRunning {
-			if report, err := m.isolationReport(wire.Process{PID: rec.PID, StartTime: rec.StartTime}, rec.CgroupPath, ociSpec); err == nil {
+			if report, err := m.isolationReport(c, wire.Process{PID: rec.PID, StartTime: rec.StartTime}, ociSpec); err == nil {
 				facts["isolation"] = report
 			} else {
 				facts["isolationError"] = err.Error()

@@ -20,7 +20,24 @@ func explainCommand() *cobra.Command {
 		Args: cobra.ExactArgs(1), RunE: withDaemon(explain),
 	}
 	addOutput(cmd)
+	cmd.Flags().Bool(readFilterFlag, false, "read the seccomp filter back from the kernel; this stops the container's first thread for a moment, as a debugger does")
 	return cmd
+}
+
+const readFilterFlag = "read-filter"
+
+// readFilter puts what the kernel has for a filter into the report. It is done here and not by the daemon: who reads it stops
+// the workload.
+func readFilter(ctx context.Context, r *isolation.Report) error {
+	if r.FilterDigest == "" {
+		return nil
+	}
+	inForce, err := isolation.ReadFilters(ctx, r.PID, r.StartTime)
+	if err != nil {
+		return err
+	}
+	r.Confirm(inForce)
+	return nil
 }
 
 func explain(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, args []string) error {
@@ -44,6 +61,13 @@ func explain(ctx context.Context, conn *grpc.ClientConn, cmd *cobra.Command, arg
 	}
 	if info.Isolation == nil {
 		return fmt.Errorf("container %s is %s: only what runs can be looked at", args[0], resp.GetStatus().GetState())
+	}
+	if wanted, err := cmd.Flags().GetBool(readFilterFlag); err != nil {
+		return err
+	} else if wanted {
+		if err := readFilter(ctx, info.Isolation); err != nil {
+			return fmt.Errorf("container %s: %w", args[0], err)
+		}
 	}
 	if err := write(cmd.OutOrStdout(), info.Isolation); err != nil {
 		return err

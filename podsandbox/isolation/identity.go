@@ -28,7 +28,7 @@ const (
 	own    = "its own"
 )
 
-func namespaces(p *process, s *specs.Spec) ([]Finding, error) {
+func namespaces(p *process, s *specs.Spec, pidOwner string) ([]Finding, error) {
 	var out []Finding
 	for _, k := range namespaceKinds {
 		has, err := p.namespace(k.file)
@@ -49,9 +49,12 @@ func namespaces(p *process, s *specs.Spec) ([]Finding, error) {
 		}
 		if at >= 0 && s.Linux.Namespaces[at].Path != "" {
 			f.Asked = joined
+			if k.kind == specs.PIDNamespace && pidOwner != "" {
+				f.Asked = pidOwner
+			}
 			var info unix.Stat_t
 			if err := unix.Stat(s.Linux.Namespaces[at].Path, &info); err == nil && has == fmt.Sprintf("%s:[%d]", k.file, info.Ino) {
-				f.Enforced = joined
+				f.Enforced = f.Asked
 			}
 		}
 		// In a namespace of its own where the host's was asked for, it is confined more, by its own doing.
@@ -196,24 +199,11 @@ func names(mask uint64) string {
 	return strings.Join(list, " ")
 }
 
-func privileges(p *process, s *specs.Spec) ([]Finding, error) {
+func privileges(p *process, s *specs.Spec, filter []byte) ([]Finding, error) {
 	nnp := Finding{Aspect: "no_new_privs", Asked: strconv.FormatBool(s.Process.NoNewPrivileges), Enforced: strconv.FormatBool(p.status["NoNewPrivs"] == "1")}
 	nnp.Differs = s.Process.NoNewPrivileges && p.status["NoNewPrivs"] != "1"
-	f := Finding{Aspect: "seccomp", Asked: "unconfined", Enforced: "unconfined"}
-	if s.Linux.Seccomp != nil {
-		f.Asked = "a filter"
-	}
-	switch p.status["Seccomp"] {
-	case "1":
-		f.Enforced = "strict mode"
-	case "2":
-		f.Enforced = "a filter"
-		if n := p.status["Seccomp_filters"]; n != "" && n != "1" {
-			f.Enforced = n + " filters"
-		}
-	}
-	f.Differs = s.Linux.Seccomp != nil && f.Enforced == "unconfined"
-	return []Finding{nnp, f}, nil
+	f, err := seccomp(p, s, filter)
+	return []Finding{nnp, f}, err
 }
 
 // label compares the security label, where one is asked for. The spec has it as the kernel writes it.

@@ -26,8 +26,11 @@ type Finding struct {
 
 // Report is everything that was compared.
 type Report struct {
-	PID      int       `json:"pid"`
-	Findings []Finding `json:"findings"`
+	PID       int       `json:"pid"`
+	StartTime uint64    `json:"startTime"` // as in Input
+	Findings  []Finding `json:"findings"`
+	// FilterDigest is that of the seccomp program that was asked for, "" without one.
+	FilterDigest string `json:"filterDigest,omitempty"`
 	// Notes say what was asked for and is known to be weaker on this node since the container was created.
 	Notes []string `json:"notes"`
 }
@@ -50,6 +53,8 @@ type Input struct {
 	Cgroup    string    // the container's group, relative to the mount of the hierarchies
 	Limits    []Finding // of that group, read by its owner
 	Notes     []string
+	Filter    []byte // the seccomp program that was asked for, as seccomp(2) takes it
+	PIDOwner  string // whose PID namespace it was to join, if not the sandbox's: "container x's"
 }
 
 // ErrGone reports that the process has ended.
@@ -62,12 +67,14 @@ func Read(in Input) (*Report, error) {
 		return nil, err
 	}
 	defer p.close()
-	r := &Report{PID: in.PID, Notes: append([]string{}, in.Notes...)}
+	r := &Report{PID: in.PID, StartTime: in.StartTime, Notes: append([]string{}, in.Notes...), FilterDigest: FilterDigest(in.Filter)}
 	for _, part := range []struct {
 		what string
 		read func(*process, *specs.Spec) ([]Finding, error)
 	}{
-		{"namespaces", namespaces}, {"id mappings", mappings}, {"identity", identity}, {"capabilities", capabilities}, {"privileges", privileges},
+		{"namespaces", func(p *process, s *specs.Spec) ([]Finding, error) { return namespaces(p, s, in.PIDOwner) }},
+		{"id mappings", mappings}, {"identity", identity}, {"capabilities", capabilities},
+		{"privileges", func(p *process, s *specs.Spec) ([]Finding, error) { return privileges(p, s, in.Filter) }},
 		{"security label", label}, {"limits", limits}, {"mounts", mounts},
 	} {
 		found, err := part.read(p, in.Spec)

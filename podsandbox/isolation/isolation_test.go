@@ -33,7 +33,12 @@ func sleeper(t *testing.T, flags uintptr, script string) Input {
 	if _, err := out.Read(ready); err != nil {
 		t.Fatalf("%s: %v", script, err)
 	}
-	stat, err := os.ReadFile("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/stat")
+	return Input{PID: cmd.Process.Pid, StartTime: startTime(t, cmd.Process.Pid), Spec: plainSpec(t), Cgroup: "/"}
+}
+
+func startTime(t *testing.T, pid int) uint64 {
+	t.Helper()
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +46,7 @@ func sleeper(t *testing.T, flags uintptr, script string) Input {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Input{PID: cmd.Process.Pid, StartTime: start, Spec: plainSpec(t), Cgroup: "/"}
+	return start
 }
 
 // plainSpec asks for what any process of this machine has.
