@@ -12,11 +12,12 @@ import (
 type Counts struct {
 	Sandboxes  map[string]int // ready, notready
 	Containers map[string]int // created, running, exited, unknown
+	Isolation  map[string]int // of the running ones: confirmed, weaker, unknown
 }
 
 // Counts reads memory only.
 func (m *Manager) Counts() Counts {
-	c := Counts{Sandboxes: map[string]int{}, Containers: map[string]int{}}
+	c := Counts{Sandboxes: map[string]int{}, Containers: map[string]int{}, Isolation: m.watch.counts()}
 	for name := range criv1.PodSandboxState_value {
 		c.Sandboxes[stateName(name)] = 0
 	}

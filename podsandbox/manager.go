@@ -60,6 +60,8 @@ type Config struct {
 	UnsetAppArmor  spec.AppArmorKind
 	// RefuseWeakIsolation ends a container at its start of which the kernel enforces less than was asked.
 	RefuseWeakIsolation bool
+	// IsolationInterval is between two looks at what isolates a running container, for Counts; 0: nobody looks.
+	IsolationInterval time.Duration
 
 	BootID     string
 	Records    *record.Store
@@ -86,6 +88,8 @@ type Manager struct {
 	*updateManager
 	*streamManager
 	*statsManager
+
+	watch *isolationWatch
 }
 
 // core is what the parts share: the configuration, the objects in memory and how they are recorded.
@@ -141,7 +145,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		core: shared, containerManager: containers, execManager: &execManager{core: shared, starting: make(chan struct{}, maxExecs)},
 		sandboxManager: &sandboxManager{core: shared, containerVerbs: containers}, updateManager: &updateManager{shared}, streamManager: &streamManager{shared},
-		statsManager: newStatsManager(shared),
+		statsManager: newStatsManager(shared), watch: newIsolationWatch(shared),
 	}
 	for _, dir := range []string{m.stateDir(""), m.runDir("")} {
 		// A user of the host must not reach a set-user-ID file in a layer, or a log's FIFO, by its path (CVE-2021-41103).

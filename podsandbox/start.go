@@ -34,11 +34,12 @@ func (m *Manager) Start(ctx context.Context, client *keeper.Client) error {
 		r.loadContainer(ctx, &loaded.Containers[i])
 	}
 	m.exits.Add(1)
-	// Owner: Manager; ends with recovery and one compilation, or with ctx; Shutdown waits for it.
+	// Owner: Manager; recovery and one compilation, then the watch, which ends with ctx or Leave; Shutdown waits for it.
 	go func() {
 		defer m.exits.Done()
 		if m.recover(ctx, client) {
 			m.warm()
+			m.watch.run(ctx)
 		}
 	}()
 	look := time.NewTicker(50 * time.Millisecond)

@@ -179,9 +179,13 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 	if s.cfg.Runtime.UnsetSeccomp == "RuntimeDefault" {
 		unset = spec.SeccompRuntimeDefault
 	}
+	watch := time.Duration(0) // what nobody can read, nobody needs to look for
+	if s.cfg.Metrics.Address != "" {
+		watch = time.Duration(s.cfg.Metrics.IsolationInterval)
+	}
 	return podsandbox.New(podsandbox.Config{
 		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
-		UnsetSeccomp: unset, AppArmor: s.apparmor, UnsetAppArmor: unsetAppArmor(s.cfg), RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak,
+		UnsetSeccomp: unset, AppArmor: s.apparmor, UnsetAppArmor: unsetAppArmor(s.cfg), RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak, IsolationInterval: watch,
 		BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
 		Labels: labels, Observe: s.watch.Operation,

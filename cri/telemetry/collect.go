@@ -66,6 +66,7 @@ var gauges = []struct {
 	{"podwright_operation_oldest_age_seconds", "Age of the oldest operation under way, 0 without one.", []string{"operation"}},
 	{"podwright_sandboxes", "Sandboxes there are.", []string{"state"}},
 	{"podwright_containers", "Containers there are.", []string{"state"}},
+	{"podwright_container_isolation", "Running containers by what the last isolation report said: all that was asked holds, less does, or it is not known.", []string{"isolation"}},
 	{"podwright_images", "Images that can be used.", nil},
 	{"podwright_image_filesystem_used_bytes", "Disk space that images take.", nil},
 	{"podwright_image_filesystem_used_inodes", "Inodes that images take.", nil},
@@ -105,6 +106,9 @@ func (c *collector) Collect(to chan<- prometheus.Metric) {
 	}
 	for state, count := range objects.Containers {
 		gauge("podwright_containers", float64(count), state)
+	}
+	for isolation, count := range objects.Isolation {
+		gauge("podwright_container_isolation", float64(count), isolation)
 	}
 	c.collectImages(gauge)
 	c.collectKeeper(gauge)

@@ -95,7 +95,8 @@ func fakeSources(k Keeper) Sources {
 			return []*podsandbox.Operation{{Kind: "run sandbox", Started: time.Now().Add(-time.Minute)}, {Kind: "run sandbox", Started: time.Now()}}
 		},
 		Objects: func() podsandbox.Counts {
-			return podsandbox.Counts{Sandboxes: map[string]int{"ready": 2}, Containers: map[string]int{"running": 4, "exited": 1}}
+			return podsandbox.Counts{Sandboxes: map[string]int{"ready": 2}, Containers: map[string]int{"running": 4, "exited": 1},
+				Isolation: map[string]int{"confirmed": 2, "weaker": 1, "unknown": 1}}
 		},
 		Images: fakeImages{}, Keeper: k,
 	}
@@ -179,7 +180,7 @@ func TestGaugesSayWhatTheirSourcesSay(t *testing.T) {
 	watch.Pulled(t.Context(), image.Pulled{Took: time.Second, ReceivedBytes: 24, Err: errors.Join(image.ErrUnavailable, image.ErrNoProgress)})
 	hasLines(t, scrape(t, url), `podwright_build_info{version="v1.2.3"} 1`, `podwright_operations_in_flight{operation="run sandbox"} 2`,
 		`podwright_operations_in_flight{operation="stop container"} 0`, `podwright_operation_oldest_age_seconds{operation="run sandbox"} 60`,
-		`podwright_sandboxes{state="ready"} 2`, `podwright_containers{state="exited"} 1`, `podwright_images 3`, `podwright_image_filesystem_used_bytes 1.048576e+06`,
+		`podwright_sandboxes{state="ready"} 2`, `podwright_containers{state="exited"} 1`, `podwright_container_isolation{isolation="weaker"} 1`, `podwright_images 3`, `podwright_image_filesystem_used_bytes 1.048576e+06`,
 		`podwright_image_pulls_in_flight 2`, `podwright_image_pull_longest_idle_seconds 2`, `podwright_keeper_connected 1`, `podwright_keeper_reconnects_total 2`,
 		`podwright_image_pull_duration_seconds_count{result="ok"} 1`, `podwright_image_pull_received_bytes_total 1024`,
 		`podwright_image_pull_failures_total{reason="no_progress"} 1`, "go_goroutines ", "process_open_fds ")

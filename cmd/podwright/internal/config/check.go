@@ -53,6 +53,9 @@ func (cfg Config) check() error {
 	if cfg.Image.ProgressTimeout <= 0 {
 		errs = append(errs, errors.New("image.progress_timeout: must be above 0"))
 	}
+	if cfg.Metrics.IsolationInterval <= 0 {
+		errs = append(errs, errors.New("metrics.isolation_interval: must be above 0"))
+	}
 	if cfg.Image.Downloads < 1 {
 		errs = append(errs, fmt.Errorf("image.max_concurrent_downloads: %d is below 1", cfg.Image.Downloads))
 	}

@@ -89,7 +89,8 @@ type SELinux struct {
 
 // Metrics configures what Prometheus reads.
 type Metrics struct {
-	Address string `toml:"address" comment:"host:port at which /metrics is served over HTTP, e.g. 127.0.0.1:9417. Empty: nowhere."`
+	Address           string   `toml:"address" comment:"host:port at which /metrics is served over HTTP, e.g. 127.0.0.1:9417. Empty: nowhere."`
+	IsolationInterval Duration `toml:"isolation_interval" comment:"How often each running container's isolation is looked at again; only with an address."`
 }
 
 // Tracing configures the export of spans, as the kubelet's section of that name does.
@@ -141,6 +142,7 @@ func Default() Config {
 			ProgressTimeout: Duration(5 * time.Minute), Downloads: 3,
 		},
 		SELinux:   SELinux{Mode: "auto", CategoryRange: 1024},
+		Metrics:   Metrics{IsolationInterval: Duration(time.Hour)},
 		Streaming: Streaming{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
 	}
 }
