@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,37 +19,55 @@ import (
 
 func keeperCommand() *cobra.Command {
 	cmd := groupCommand("keeper", "Look at, upgrade or end the keeper, the parent of all containers")
-	verb := func(use, short string, run func(context.Context, *cobra.Command, *keeper.Client) error) *cobra.Command {
+	verb := func(use, short string, patience time.Duration, run func(context.Context, *cobra.Command, *keeper.Client) error) *cobra.Command {
 		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)
 			if err != nil {
 				return err
 			}
-			return withKeeper(cmd, cfg, run)
+			return withKeeper(cmd, cfg, patience, run)
 		}}
 	}
 	cmd.AddCommand(
-		verb("status", "Print who the keeper is and what it keeps", keeperStatus),
-		verb("upgrade", "Replace the running keeper by the installed binaries, in place; containers do not notice", keeperUpgrade),
-		verb("stop", "End keeper and anchor; refused while anything runs, or while the daemon does (it would start them anew)", keeperStop),
+		verb("status", "Print who the keeper is and what it keeps", keeperAnswer, keeperStatus),
+		verb("upgrade", "Replace the running keeper by the installed binaries, in place; containers do not notice", keeperWork, keeperUpgrade),
+		verb("stop", "End keeper and anchor; refused while anything runs, or while the daemon does (it would start them anew)", keeperWork, keeperStop),
 	)
 	return cmd
 }
 
+// How long a verb waits: for what a keeper says from memory, its greeting too, and for what it has to do.
+const (
+	keeperAnswer = 5 * time.Second
+	keeperWork   = time.Minute
+)
+
 // withKeeper connects to a keeper that runs; it starts none.
-func withKeeper(cmd *cobra.Command, cfg config.Config, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
+func withKeeper(cmd *cobra.Command, cfg config.Config, patience time.Duration, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
 	keeperConfig, err := keeperPrograms(cfg)
 	if err != nil {
 		return err
 	}
 	keeperConfig.NoStart = true
 	keeperConfig.OnExit = func(string, wire.Exit) {} // the daemon is told too
-	client, err := keeper.Connect(cmd.Context(), keeperConfig)
+	ctx, cancel := context.WithTimeout(cmd.Context(), keeperAnswer)
+	defer cancel()
+	client, err := keeper.Connect(ctx, keeperConfig)
 	if err != nil {
-		return err
+		return keeperSilent(err, keeperConfig.RunDir, keeperAnswer)
 	}
 	defer client.Close()
-	return run(cmd.Context(), cmd, client)
+	ctx, cancel = context.WithTimeout(cmd.Context(), patience)
+	defer cancel()
+	return keeperSilent(run(ctx, cmd, client), keeperConfig.RunDir, patience)
+}
+
+// keeperSilent says what it means that no answer came in time.
+func keeperSilent(err error, runDir string, patience time.Duration) error {
+	if !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("the keeper on %s has not answered within %s: it is stopped or hangs; containers go on, and their ends and output wait for it (%w)", runDir, patience, err)
 }
 
 func keeperStatus(ctx context.Context, cmd *cobra.Command, client *keeper.Client) error {

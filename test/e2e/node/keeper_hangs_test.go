@@ -170,6 +170,21 @@ func (n *node) checkReads(t *testing.T, p *pod, running *container, containers i
 	}
 }
 
+// Whoever asks a keeper that hangs is told so in time.
+func TestStatusOfAKeeperThatHangsDoesNotHang(t *testing.T) {
+	n := ownNode(t, options{})
+	resume := n.hang(t)
+	begin := time.Now()
+	out, err := n.podwright("keeper", "status")
+	if took := time.Since(begin); err == nil || !strings.Contains(out, "has not answered within 5s") || took > 10*time.Second {
+		t.Errorf("after %v: got %q, %v", took, out, err)
+	}
+	resume()
+	if out, err := n.podwright("keeper", "status"); err != nil || !strings.Contains(out, "keeper ") {
+		t.Errorf("of one that goes on: got %q, %v", out, err)
+	}
+}
+
 // checkRefusals: every change is refused at once, and says why.
 func (n *node) checkRefusals(t *testing.T, p *pod, running, created *container) {
 	t.Helper()
