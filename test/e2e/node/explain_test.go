@@ -3,12 +3,15 @@ package node
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -16,9 +19,9 @@ import (
 )
 
 // explained is the report of a container, and whether podwright explain found nothing wrong.
-func (c *container) explained() (isolation.Report, bool) {
+func (c *container) explained(flags ...string) (isolation.Report, bool) {
 	c.p.t.Helper()
-	out, err := c.p.n.podwright("explain", "-o", "json", c.id)
+	out, err := c.p.n.podwright(append([]string{"explain", "-o", "json", c.id}, flags...)...)
 	var r isolation.Report
 	if bad := json.NewDecoder(strings.NewReader(out)).Decode(&r); bad != nil {
 		c.p.t.Fatalf("explain: %v\n%s", bad, out)
@@ -77,7 +80,42 @@ func TestExplainConfirmsWhatHolds(t *testing.T) {
 			if list := differing(r); !confirmed || len(list) > 0 || len(r.Findings) < 20 || r.PID != main.info().PID {
 				t.Errorf("got %d findings of process %d, differences %q", len(r.Findings), r.PID, list)
 			}
+			// The filter itself, which stops the process for a moment.
+			r, confirmed = main.explained("--read-filter")
+			if want := "filter " + r.FilterDigest; !confirmed || r.FilterDigest != "" && finding(r, "seccomp").Enforced != want {
+				t.Errorf("the filter is %q, want %q: %q", finding(r, "seccomp").Enforced, want, differing(r))
+			}
+			if r.FilterDigest == "" && finding(r, "seccomp") != (isolation.Finding{Aspect: "seccomp", Asked: "unconfined", Enforced: "unconfined"}) {
+				t.Errorf("without a filter: got %+v", finding(r, "seccomp"))
+			}
+			if got := strings.TrimSpace(main.exec("echo", "still here")); got != "still here" {
+				t.Errorf("afterwards: got %q", got)
+			}
 		})
+	}
+}
+
+// finding is what a report says of one aspect.
+func finding(r isolation.Report, aspect string) isolation.Finding {
+	for _, f := range r.Findings {
+		if f.Aspect == aspect {
+			return f
+		}
+	}
+	return isolation.Finding{Aspect: aspect, Asked: "absent"}
+}
+
+func TestExplainNamesWhosePIDNamespaceIsShared(t *testing.T) {
+	n := onNode(t)
+	p, sharing := n.pod(t), n.pod(t, podPID)
+	target := p.sleeper(nil)
+	for c, want := range map[*container]string{
+		target: "its own", p.sleeper(joining(target.id)): "container " + target.id + "'s", sharing.sleeper(nil): "the sandbox's",
+	} {
+		r, confirmed := c.explained()
+		if got := finding(r, "pid namespace"); !confirmed || got.Asked != want || got.Enforced != want {
+			t.Errorf("got %+v, want %s", got, want)
+		}
 	}
 }
 
@@ -190,6 +228,60 @@ func TestCheckTellsWhatTheHostLacks(t *testing.T) {
 	}
 }
 
+// faultyInit builds an init that leaves one step out, or does it wrong.
+func faultyInit(t *testing.T, fault string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "podwright-init")
+	build := exec.Command("go", "build", "-tags", "fault_"+fault, "-o", program, "github.com/podwright/podwright/cmd/podwright-init")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
+
+// A filter that is there and lets everything through is found by reading it back, and not by counting filters.
+func TestReadFilterNoticesAnotherFilter(t *testing.T) {
+	n := ownNode(t, options{runtime: fmt.Sprintf("init_binary = %q\n", faultyInit(t, "filter"))})
+	c := n.pod(t).sleeper(kubeletLike)
+	if r, confirmed := c.explained(); !confirmed || finding(r, "seccomp").Enforced != "a filter" {
+		t.Errorf("without reading it: got %+v", finding(r, "seccomp"))
+	}
+	r, confirmed := c.explained("--read-filter")
+	if f := finding(r, "seccomp"); confirmed || !f.Differs || f.Enforced == f.Asked || !strings.HasPrefix(f.Enforced, "filter sha256:") {
+		t.Errorf("got %+v, want another filter's digest, marked", f)
+	}
+}
+
+// Containers are counted by what holds for them, some seconds after their start.
+func TestMetricCountsContainersThatAreIsolatedLess(t *testing.T) {
+	address := freeAddress(t)
+	n := ownNode(t, options{config: fmt.Sprintf("[metrics]\naddress = %q\nisolation_interval = \"2s\"\n", address)})
+	p := n.pod(t)
+	good, weak := p.sleeper(kubeletLike), p.sleeper(kubeletLike)
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}} // or the daemon keeps a connection
+	counts := func(confirmed, weaker int) func() bool {
+		return func() bool {
+			resp, err := client.Get("http://" + address + "/metrics")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			return err == nil && strings.Contains(string(text), fmt.Sprintf("podwright_container_isolation{isolation=\"confirmed\"} %d\n", confirmed)) &&
+				strings.Contains(string(text), fmt.Sprintf("podwright_container_isolation{isolation=\"weaker\"} %d\n", weaker))
+		}
+	}
+	eventually(t, 60*time.Second, "count of two that are confirmed", counts(2, 0))
+	raiseMemoryLimit(t, weak)
+	eventually(t, 60*time.Second, "count of one that is weaker", counts(1, 1))
+	if log := n.logTail(); !strings.Contains(log, "isolated less than was asked") || !strings.Contains(log, weak.id) || strings.Contains(log, "less than was asked\" containerID=\""+good.id) {
+		t.Errorf("the log does not name %s: %s", weak.id, log)
+	}
+	weak.stop(0)
+	eventually(t, 60*time.Second, "count without the one that ended", counts(1, 0))
+}
+
 // TestWeakIsolationIsRefused runs nodes whose init leaves one step out: explain names it, and with
 // refuse_weak_isolation the container does not stay.
 func TestWeakIsolationIsRefused(t *testing.T) {
@@ -202,12 +294,7 @@ func TestWeakIsolationIsRefused(t *testing.T) {
 	}
 	for fault, named := range faults {
 		t.Run(fault, func(t *testing.T) {
-			weak := filepath.Join(t.TempDir(), "podwright-init")
-			build := exec.Command("go", "build", "-tags", "fault_"+fault, "-o", weak, "github.com/podwright/podwright/cmd/podwright-init")
-			build.Env = append(os.Environ(), "CGO_ENABLED=0")
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			weak := faultyInit(t, fault)
 			init := fmt.Sprintf("init_binary = %q\n[runtime.rlimits]\nnofile = { soft = 100, hard = 200 }\n", weak)
 			n := ownNode(t, options{runtime: init})
 			c := n.pod(t).sleeper(kubeletLike)

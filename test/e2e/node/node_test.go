@@ -43,6 +43,7 @@ type options struct {
 	plugins map[string]string // scripts that stand in for CNI plugins, by name
 	config  string            // more of podwright's configuration
 	runtime string            // more of its section [runtime]
+	cgroup  string            // more of its section [cgroup]
 	env     []string          // more of the daemon's environment
 }
 
@@ -68,10 +69,10 @@ func newNode(o options) (*node, error) {
 			}
 		}
 	}
-	config := fmt.Sprintf("socket = %q\nstate_dir = %q\nrun_dir = %q\n%s\n[cgroup]\nparent = %q\nkeeper = %q\n"+
+	config := fmt.Sprintf("socket = %q\nstate_dir = %q\nrun_dir = %q\n%s\n[cgroup]\nparent = %q\nkeeper = %q\n%s"+
 		"[network]\nconf_dir = %q\nnetns_dir = %q\nbin_dirs = [%q, \"/opt/cni/bin\", \"/usr/lib/cni\"]\nplugin_timeout = \"4s\"\n[image]\ncerts_dirs = [%q]\nprogress_timeout = \"2s\"\n"+
 		"[runtime]\npids_limit = 64\n%s",
-		n.socket(), n.path("state"), n.path("run"), o.config, n.group+"/pods", n.group+"/keeper",
+		n.socket(), n.path("state"), n.path("run"), o.config, n.group+"/pods", n.group+"/keeper", o.cgroup,
 		n.path("cni"), n.path("netns"), n.path("plugins"), n.path("certs"), o.runtime)
 	if err := os.WriteFile(n.path("config.toml"), []byte(config), 0o644); err != nil {
 		return nil, err

@@ -112,15 +112,21 @@ func TestTraceOfAPodContinuesTheKubelets(t *testing.T) {
 	}
 }
 
-// The figures of a daemon at work. A bad address is refused before anything is touched.
-func TestMetricsOfANode(t *testing.T) {
-	needNode(t)
+// freeAddress is one on loopback that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	listener.Close()
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// The figures of a daemon at work. A bad address is refused before anything is touched.
+func TestMetricsOfANode(t *testing.T) {
+	needNode(t)
+	address := freeAddress(t)
 	n := ownNode(t, options{config: "[metrics]\naddress = \"" + address + "\"\n"})
 	n.watch(t)
 	c := n.pod(t, ownNetwork).sleeper(nil)
