@@ -286,7 +286,7 @@ func TestMetricCountsContainersThatAreIsolatedLess(t *testing.T) {
 // refuse_weak_isolation the container does not stay.
 func TestWeakIsolationIsRefused(t *testing.T) {
 	faults := map[string]string{
-		"seccomp": "seccomp is unconfined, asked was a filter", "mask": "masked path /proc/keys is visible",
+		"seccomp": "seccomp is unconfined, asked was filter sha256:", "mask": "masked path /proc/keys is visible",
 		"rlimit": "RLIMIT_NOFILE is", "caps": "bounding capabilities is",
 	}
 	if hasLabels() {
