@@ -75,8 +75,11 @@ func unifiedManager(t *testing.T) *Manager {
 	return m
 }
 
+// patience is for what takes milliseconds, on a machine that is emulated and shared.
+const patience = 2 * time.Minute
+
 func testContext(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -93,7 +96,7 @@ func groupName(t *testing.T, m *Manager) string {
 	}, t.Name())
 	path := fmt.Sprintf("/podwright-test-%d-%s", os.Getpid(), name)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := m.Kill(ctx, path); err != nil {
 			t.Errorf("clean up: %v", err)
@@ -153,8 +156,8 @@ func join(t *testing.T, m *Manager, path, script string, env ...string) (*exec.C
 func waitFor(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	for begin := time.Now(); !cond(); time.Sleep(5 * time.Millisecond) {
-		if time.Since(begin) > 10*time.Second {
-			t.Fatalf("after 10 s still not: %s", what)
+		if time.Since(begin) > patience {
+			t.Fatalf("after %v still not: %s", patience, what)
 		}
 	}
 }
