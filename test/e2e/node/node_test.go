@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,16 @@ import (
 
 // settleTime is how long a node may take to be as it was: namespaces and interfaces die asynchronously.
 const settleTime = 15 * time.Second
+
+// patient is a time to wait for what takes less, on a machine so many times slower than usual as PODWRIGHT_TEST_PATIENCE
+// says: an emulated one, or one that does other things.
+func patient(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("PODWRIGHT_TEST_PATIENCE"))
+	if err != nil || factor < 1 {
+		factor = 1
+	}
+	return d * time.Duration(factor)
+}
 
 // node is a podwright with state, sockets, cgroups and network configuration of its own.
 type node struct {
@@ -70,10 +81,10 @@ func newNode(o options) (*node, error) {
 		}
 	}
 	config := fmt.Sprintf("socket = %q\nstate_dir = %q\nrun_dir = %q\n%s\n[cgroup]\nparent = %q\nkeeper = %q\n%s"+
-		"[network]\nconf_dir = %q\nnetns_dir = %q\nbin_dirs = [%q, \"/opt/cni/bin\", \"/usr/lib/cni\"]\nplugin_timeout = \"4s\"\n[image]\ncerts_dirs = [%q]\nprogress_timeout = \"2s\"\n"+
+		"[network]\nconf_dir = %q\nnetns_dir = %q\nbin_dirs = [%q, \"/opt/cni/bin\", \"/usr/lib/cni\"]\nplugin_timeout = %q\n[image]\ncerts_dirs = [%q]\nprogress_timeout = %q\n"+
 		"[runtime]\npids_limit = 64\n%s",
 		n.socket(), n.path("state"), n.path("run"), o.config, n.group+"/pods", n.group+"/keeper", o.cgroup,
-		n.path("cni"), n.path("netns"), n.path("plugins"), n.path("certs"), o.runtime)
+		n.path("cni"), n.path("netns"), n.path("plugins"), patient(4*time.Second).String(), n.path("certs"), patient(2*time.Second).String(), o.runtime)
 	if err := os.WriteFile(n.path("config.toml"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
@@ -95,7 +106,7 @@ func (n *node) bridge() string {
 
 // podwright runs one of the command's verbs against this node.
 func (n *node) podwright(args ...string) (string, error) {
-	ctx, cancel := contextWithTimeout(time.Minute)
+	ctx, cancel := contextWithTimeout(patient(time.Minute))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir(), "podwright"), append([]string{"--config", n.path("config.toml")}, args...)...)
 	cmd.WaitDelay = time.Second // a process that it left behind has our pipe
@@ -126,7 +137,7 @@ func (n *node) serve() error {
 		return err
 	}
 	n.RuntimeServiceClient, n.images = criv1.NewRuntimeServiceClient(n.conn), criv1.NewImageServiceClient(n.conn)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patient(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
 		if _, err = os.Stat(n.socket()); err == nil {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			_, err = n.Version(ctx, &criv1.VersionRequest{})
@@ -168,8 +179,8 @@ func (n *node) halt(signal os.Signal) error {
 			return err
 		}
 		return nil
-	case <-time.After(30 * time.Second):
-		return fmt.Errorf("the daemon still runs 30 s after %v", signal)
+	case <-time.After(patient(30 * time.Second)):
+		return fmt.Errorf("the daemon still runs %s after %v", patient(30*time.Second), signal)
 	}
 }
 
@@ -225,7 +236,7 @@ func (n *node) watch(t *testing.T) {
 		if scope, err = n.scope(); err != nil {
 			t.Error(err)
 		} else {
-			scope.Settled(t, before, settleTime)
+			scope.Settled(t, before, patient(settleTime))
 		}
 		if t.Failed() {
 			t.Log(n.logSince(mark))
@@ -275,7 +286,7 @@ func ownNode(t *testing.T, o options) *node {
 		if err := n.end(); err != nil {
 			t.Error(err)
 		}
-		machine().Settled(t, before, settleTime)
+		machine().Settled(t, before, patient(settleTime))
 		if t.Failed() {
 			t.Log(n.logTail())
 		}
@@ -297,7 +308,7 @@ func warmNode(o options) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patient(time.Minute))
 	defer cancel()
 	ref, err := testImage()
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 // ctx ends with the test, or after a minute: no call of these tests takes so long.
 func ctx(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patient(time.Minute))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -291,7 +291,7 @@ func (c *container) logLines() []logLine {
 // eventually fails the test unless f is true within limit.
 func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(patient(limit)); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %s within %s", what, limit)
 		}
