@@ -153,7 +153,7 @@ func giveGroup(cgroups *cgroup.Manager, s *sandbox, c *container) error {
 		return nil
 	}
 	uid, gid := outside(s.config, 0, 0)
-	return cgroups.Delegate(c.record().CgroupPath, uid, gid)
+	return cgroup.Delegate(cgroups, c.record().CgroupPath, uid, gid)
 }
 
 // tooLittleMemory says it where the kernel killed init at the container's own limit: "killed" alone explains nothing.

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/launch"
 	"github.com/podwright/podwright/runtime/mounts"
@@ -90,7 +91,7 @@ func (m *core) launch(ctx context.Context, req launchRequest) (keeper.Process, e
 	req.op.on(Wait{For: WaitStart, group: req.cgroup})
 	process, err := client.Launch(ctx, request)
 	if err != nil && req.kind == wire.KindExec && takesNoProcess(err) {
-		process, err = m.launchBelow(ctx, client, req, request, err)
+		process, err = launchBelow(ctx, m, client, req, request, err)
 	}
 	if err != nil {
 		return keeper.Process{}, req.joined.gone(launchError(err))
@@ -106,12 +107,12 @@ func takesNoProcess(err error) bool {
 }
 
 // launchBelow starts an exec beside the container's first process instead, wherever below its group that has moved.
-func (m *core) launchBelow(ctx context.Context, client *keeper.Client, req launchRequest, request keeper.Launch, cause error) (keeper.Process, error) {
+func launchBelow(ctx context.Context, m *core, client *keeper.Client, req launchRequest, request keeper.Launch, cause error) (keeper.Process, error) {
 	c, ok := m.containers.get(req.container)
 	if !ok {
 		return keeper.Process{}, cause
 	}
-	group, err := m.cfg.Cgroups.OpenOf(req.cgroup, c.record().PID)
+	group, err := cgroup.OpenOf(m.cfg.Cgroups, req.cgroup, c.record().PID)
 	if err != nil {
 		return keeper.Process{}, fmt.Errorf("%w (the container gave its controllers to groups below its own; %w)", cause, err)
 	}

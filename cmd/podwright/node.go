@@ -29,7 +29,7 @@ func nodeFacts(cfg config.Config, groups *cgroup.Manager) (spec.Node, error) {
 	node := spec.Node{
 		CgroupVersion: groups.Version(), Controllers: groups.Controllers(), HugepageSizes: hugepageSizes(),
 		SwapLimit: swapLimit(groups), Capabilities: caps, AppArmor: apparmor.Enabled(), PidsLimit: cfg.Runtime.PidsLimit,
-		AllowWritableCgroups: cfg.Cgroup.AllowWritable, CgroupDelegation: groups.Delegates(),
+		AllowWritableCgroups: cfg.Cgroup.AllowWritable, CgroupDelegation: cgroup.Delegates(groups),
 	}
 	for _, h := range groups.V1Hierarchies() {
 		entry := spec.Hierarchy{Dir: filepath.Base(h.MountPoint), Options: h.Controllers}

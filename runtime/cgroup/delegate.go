@@ -17,11 +17,11 @@ var delegatable = []string{"cgroup.procs", "cgroup.threads", "cgroup.subtree_con
 
 // Delegates says whether the hierarchy is v2 and holds cgroup namespaces to their roots (mount option nsdelegate): who is
 // in one can neither change the limits of its root nor move a process out of it.
-func (m *Manager) Delegates() bool { return m.version == 2 && m.nsDelegate }
+func Delegates(m *Manager) bool { return m.version == 2 && m.nsDelegate }
 
 // Delegate gives the group to a user and a group of the host, who may then make groups below it: the directory and the
 // files that the kernel names as safe to give away, no limit among them (cgroup-v2.rst, "Delegation"). v2 only.
-func (m *Manager) Delegate(path string, uid, gid int) error {
+func Delegate(m *Manager, path string, uid, gid int) error {
 	g, err := m.group(path)
 	if err != nil {
 		return err

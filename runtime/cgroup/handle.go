@@ -64,7 +64,7 @@ func (m *Manager) Open(path string) (*Handle, error) {
 // OpenOf opens the group in which pid is, if that lies below path: a container that may write to its groups can have
 // moved there, and its own takes no process any more once it gives controllers to those below (cgroup-v2.rst, "No
 // Internal Process Constraint"). v2 only.
-func (m *Manager) OpenOf(path string, pid int) (*Handle, error) {
+func OpenOf(m *Manager, path string, pid int) (*Handle, error) {
 	if m.version != 2 {
 		return nil, fmt.Errorf("group of process %d below %s: cgroup v1: %w", pid, path, ErrNotSupported)
 	}

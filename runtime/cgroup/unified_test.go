@@ -152,7 +152,7 @@ func TestDelegateGivesTheGroupAndNoLimit(t *testing.T) {
 	if err := m.Create(ctx, path, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: p[int64](5)}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.Delegate(path, 1234, 5678); err != nil {
+	if err := Delegate(m, path, 1234, 5678); err != nil {
 		t.Fatal(err)
 	}
 	for file, want := range map[string]uint32{".": 1234, "cgroup.procs": 1234, "cgroup.subtree_control": 1234, "cgroup.threads": 1234, "memory.max": 0, "pids.max": 0, "cgroup.max.descendants": 0, "cgroup.kill": 0} {
@@ -188,7 +188,7 @@ func TestOpenOfFollowsAProcessBelowItsGroupOnly(t *testing.T) {
 	}
 	cmd, out := join(t, m, path+"/c/main", "echo in; exec sleep 1000")
 	needLine(t, out, "in")
-	h, err := m.OpenOf(path+"/c", cmd.Process.Pid)
+	h, err := OpenOf(m, path+"/c", cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,12 +197,12 @@ func TestOpenOfFollowsAProcessBelowItsGroupOnly(t *testing.T) {
 		t.Errorf("beside it: %v", err)
 	}
 	for _, group := range []string{path + "/c/main", path + "/c/mai", "/elsewhere"} {
-		if h, err := m.OpenOf(group, cmd.Process.Pid); err == nil {
+		if h, err := OpenOf(m, group, cmd.Process.Pid); err == nil {
 			h.Close()
 			t.Errorf("it is not below %s", group)
 		}
 	}
-	if h, err := m.OpenOf(path+"/c", 1<<22+5); err == nil {
+	if h, err := OpenOf(m, path+"/c", 1<<22+5); err == nil {
 		h.Close()
 		t.Error("no such process")
 	}
