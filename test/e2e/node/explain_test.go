@@ -292,6 +292,9 @@ func TestWeakIsolationIsRefused(t *testing.T) {
 	if hasLabels() {
 		faults["wronglabel"] = "security label is system_u:system_r:spc_t:"
 	}
+	if hasAppArmor() {
+		faults["label"] = "security label is unconfined, asked was podwright-default"
+	}
 	for fault, named := range faults {
 		t.Run(fault, func(t *testing.T) {
 			weak := faultyInit(t, fault)
