@@ -22,6 +22,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 INIT_ENTRY = $(if $(filter x86_64 amd64,$(or $(GOARCH),$(shell uname -m))),-E github.com/podwright/podwright/runtime/spawn.entry)
 FUZZTIME ?= 30s
 PACKAGES := ./...
+# Security modules of vm-test's and vm-critest's guests, one after the other.
+LSM ?= selinux,apparmor
 
 .PHONY: help
 help: ## List the targets
@@ -69,6 +71,18 @@ e2e: build ## End-to-end tests through the socket: crictl, crashes, leaks, crite
 .PHONY: vm-smoke
 vm-smoke: build ## Boot a guest with cgroup v2 and run one pod in it through crictl
 	@test/e2e/vm/smoke $(BIN)
+
+.PHONY: vm-core
+vm-core: build ## The part of vm-test that runs on every submission
+	@test/e2e/vm/test --set core $(BIN)
+
+.PHONY: vm-test
+vm-test: build ## Kernel and end-to-end tests in guests with cgroup v2, systemd, and SELinux or AppArmor; RUN=TestX PACKAGE=./dir LSM=selinux
+	@test/e2e/vm/test --set full --lsm $(LSM) $(if $(RUN),--run '$(RUN)') $(if $(PACKAGE),--package $(PACKAGE)) $(BIN)
+
+.PHONY: vm-critest
+vm-critest: build ## critest in guests, with SELinux enforcing and with AppArmor; FOCUS=REGEXP LSM=selinux
+	@test/e2e/vm/critest --lsm $(LSM) $(if $(FOCUS),--focus '$(FOCUS)') $(BIN)
 
 .PHONY: bench
 bench: build ## Measure beside containerd and runc in one run; table and JSON
