@@ -99,7 +99,9 @@ func (m *updateManager) write(ctx context.Context, c *container, update *spec.Up
 	if err == nil {
 		return nil
 	}
-	if phase := c.record().Phase; phase != record.ContainerRunning || errors.Is(err, fs.ErrNotExist) {
+	// A file that this kernel lacks is not there either, and the group still is.
+	gone := errors.Is(err, fs.ErrNotExist) && !errors.Is(err, cgroup.ErrNotSupported)
+	if phase := c.record().Phase; phase != record.ContainerRunning || gone {
 		return kindf(ErrPrecondition, "it ended meanwhile: %w", err)
 	}
 	if back := score(update.WillAdj, update.WasAdj); back != nil {
