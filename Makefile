@@ -20,6 +20,7 @@ GO      ?= go
 LDFLAGS := -s -w -X main.version=$(VERSION)
 # Where init begins: see runtime/spawn/image.go. Elsewhere than on amd64 it begins as any Go program.
 INIT_ENTRY = $(if $(filter x86_64 amd64,$(or $(GOARCH),$(shell uname -m))),-E github.com/podwright/podwright/runtime/spawn.entry)
+UNITS := podwright.service podwright-keeper.service podwright.slice podwright-keeper.slice podwright-pods.slice podwright-pods.target
 FUZZTIME ?= 30s
 PACKAGES := ./...
 # Security modules of vm-test's and vm-critest's guests, one after the other.
@@ -100,13 +101,14 @@ fuzz: deps-build ## Run every fuzz target for FUZZTIME (30s) each
 	    echo "== $$pkg $$f"; $(GO) test $$pkg -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) || exit 1; done; done
 
 .PHONY: install
-install: build ## Install binaries below PREFIX (/usr/local), unit, and configuration where there is none
+install: build ## Install binaries below PREFIX (/usr/local), units, and configuration where there is none
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/podwright
 	install -m 0755 $(BIN)/podwright $(DESTDIR)$(PREFIX)/bin/podwright
 	install -m 0755 $(BIN)/podwright-keeper $(BIN)/podwright-init $(DESTDIR)$(PREFIX)/libexec/podwright/
 	install -d -m 0755 $(DESTDIR)/etc/podwright
 	test -e $(DESTDIR)/etc/podwright/config.toml || $(BIN)/podwright config default > $(DESTDIR)/etc/podwright/config.toml
-	install -D -m 0644 manifests/podwright.service $(DESTDIR)/etc/systemd/system/podwright.service
+	install -d -m 0755 $(DESTDIR)/etc/systemd/system
+	install -m 0644 $(UNITS:%=manifests/%) $(DESTDIR)/etc/systemd/system/
 	install -D -m 0644 manifests/selinux/podwright.cil $(DESTDIR)$(SELINUX_MODULE)
 	test -e $(DESTDIR)/etc/crictl.yaml || install -D -m 0644 manifests/crictl.yaml $(DESTDIR)/etc/crictl.yaml
 	test -e $(DESTDIR)$(KUBELET_CONF) || install -D -m 0644 manifests/kubelet-podwright.yaml $(DESTDIR)$(KUBELET_CONF)

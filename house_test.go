@@ -43,14 +43,14 @@ var floors = []row{
 	{"cni", f1},
 	{"runtime/image", f2}, {"runtime/namespace", f1}, {"runtime/cgroup", f1}, {"runtime/mounts", f1}, {"runtime/diskuse", f1}, {"runtime/selinux", f1},
 	{"runtime/apparmor", f1}, {"runtime/seccomp", f1}, {"runtime/keeper", f1}, {"runtime/oci", f1},
-	{"runtime/launch", f0}, {"runtime/wire", f0}, {"runtime/sys", f0}, {"seccompprofiles", f0},
+	{"runtime/launch", f0}, {"runtime/wire", f0}, {"runtime/sys", f0}, {"runtime/systemd", f0}, {"seccompprofiles", f0},
 	{"runtime/keeperd", special}, {"runtime/keeperd/internal/anchor", special}, {"runtime/keeperd/internal/crilog", special},
 	{"runtime/spawn", special}, {"runtime/initproc", special},
 	{"manifests", support}, {"runtime/kerneltest", support}, {"test/e2e", support}, {"test/e2e/...", support},
 }
 
 // specialUses are exceptions: what is listed for init before there is one has the same owner as what init does.
-var specialUses = map[string]string{"runtime/keeper": "runtime/initproc"}
+var specialUses = map[string]string{"runtime/keeper": "runtime/initproc", "runtime/cgroup": "runtime/initproc"}
 
 // specialImports says who may reach the packages of floor special, and whom they may reach.
 var specialImports = map[string][]string{
@@ -73,6 +73,7 @@ var bans = []struct{ path, allowed, reason string }{
 	{"github.com/containernetworking/cni", "cni", "the network stands behind one package"},
 	{"github.com/containerd/cgroups", "runtime/cgroup", "one owner of cgroup files"},
 	{"github.com/vishvananda/netlink", "runtime/namespace cni test/e2e", "only the owners of namespaces and networks speak netlink"},
+	{"github.com/coreos/go-systemd/v22/dbus", "runtime/systemd", "one connection, and a deadline on every call"},
 	{"github.com/opencontainers/selinux", "runtime/selinux", "one owner of labels"},
 	{"google.golang.org/grpc", "cri cri/... cmd/podwright test/e2e", "gRPC codes exist at the edge only"},
 	{"github.com/spf13/cobra", "cmd/podwright", "flags are the command's"},

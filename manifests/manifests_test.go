@@ -6,16 +6,22 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
+	"github.com/coreos/go-systemd/v22/unit"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/podwright/podwright/runtime/cgroup"
+	"github.com/podwright/podwright/runtime/systemd"
 )
 
 func read(t *testing.T, name string) []byte {
@@ -42,12 +48,79 @@ func TestCNIExampleIsAConfigurationList(t *testing.T) {
 	}
 }
 
-func TestUnitKeepsContainersRunning(t *testing.T) {
-	unit := string(read(t, "podwright.service"))
-	for _, line := range []string{"Type=notify", "KillMode=process", "Delegate=yes", "ExecStart=/usr/local/bin/podwright serve", "OOMScoreAdjust=-999"} {
-		if !strings.Contains(unit, "\n"+line+"\n") {
-			t.Errorf("podwright.service lacks %s", line)
+// unitOptions parses a unit file; of a key that is there twice the last one counts.
+func unitOptions(t *testing.T, name string) map[string]string {
+	t.Helper()
+	options, err := unit.DeserializeOptions(bytes.NewReader(read(t, name)))
+	if err != nil || len(options) == 0 {
+		t.Fatalf("%s: got %d options, %v", name, len(options), err)
+	}
+	list := map[string]string{}
+	for _, o := range options {
+		list[o.Section+"."+o.Name] = o.Value
+	}
+	return list
+}
+
+func TestUnitsKeepContainersRunning(t *testing.T) {
+	want := map[string]map[string]string{
+		"podwright.service": {
+			"Service.Type": "notify", "Service.KillMode": "process", "Service.Delegate": "yes", "Service.ExecStart": "/usr/local/bin/podwright serve",
+			"Service.OOMScoreAdjust": "-999", "Service.OOMPolicy": "continue", "Service.Restart": "always", "Service.WatchdogSec": "60s",
+			"Service.Slice": "podwright.slice", "Unit.Wants": systemd.KeeperUnit + " " + systemd.PodsTarget, "Unit.Before": "kubelet.service",
+		},
+		"podwright-keeper.service": {
+			"Service.Type": "forking", "Service.KillMode": "process", "Service.ExecStart": "/usr/local/bin/podwright keeper start", "Service.Restart": "no",
+			"Service.OOMScoreAdjust": "-999", "Service.OOMPolicy": "continue", "Service.Slice": "podwright-keeper.slice", "Unit.RefuseManualStop": "yes",
+		},
+		"podwright.slice": {}, "podwright-keeper.slice": {}, cgroup.DefaultSliceParent: {"Unit.StopWhenUnneeded": "yes"}, systemd.PodsTarget: {},
+	}
+	for name, options := range want {
+		got := unitOptions(t, name)
+		for key, value := range options {
+			if got[key] != value {
+				t.Errorf("%s: %s is %q, want %q", name, key, got[key], value)
+			}
 		}
+	}
+	// They are started before the daemon and stopped after it.
+	after := strings.Fields(unitOptions(t, "podwright.service")["Unit.After"])
+	for _, name := range []string{systemd.KeeperUnit, systemd.PodsTarget} {
+		if !slices.Contains(after, name) {
+			t.Errorf("podwright.service is not after %s: %q", name, after)
+		}
+	}
+	// Limits that workloads inherit are the same whoever started the keeper.
+	daemon, keeper := unitOptions(t, "podwright.service"), unitOptions(t, "podwright-keeper.service")
+	for key, value := range daemon {
+		if strings.HasPrefix(key, "Service.Limit") && keeper[key] != value {
+			t.Errorf("%s is %q for the daemon and %q for the keeper", key, value, keeper[key])
+		}
+	}
+}
+
+// systemd's own parser finds what it would ignore with a warning. The programs that units start are not installed here.
+func TestUnitsAreWhatSystemdTakes(t *testing.T) {
+	program, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("no systemd-analyze here; the guest of make vm-test has it")
+	}
+	dir := t.TempDir()
+	files, err := filepath.Glob("podwright*.[st]*")
+	if err != nil || len(files) != 6 {
+		t.Fatalf("found %v, %v, want six units", files, err)
+	}
+	var units []string
+	for _, name := range files {
+		text := bytes.ReplaceAll(read(t, name), []byte("/usr/local/bin/podwright"), []byte("/bin/true"))
+		units = append(units, filepath.Join(dir, name))
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command(program, append([]string{"verify", "--man=no"}, units...)...).CombinedOutput()
+	if err != nil || len(bytes.TrimSpace(out)) > 0 {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 }
 

@@ -81,7 +81,7 @@ func (m *containerManager) makeContainer(ctx context.Context, op *Operation, s *
 		ID: record.NewID(), SandboxID: s.id, BootID: m.cfg.BootID, Phase: record.ContainerCreating, Config: raw,
 		ImageID: image.ID, ImageRef: image.Ref, ImageMounts: imageMounts, CreatedNanos: m.clock.now(),
 	}
-	rec.CgroupPath = path.Join(s.record().CgroupParent, rec.ID)
+	rec.CgroupPath = cgroupOf(s.record(), rec.ID)
 	c := newContainer(rec, config, digest)
 	op.is(c.id)
 	op.at("record")

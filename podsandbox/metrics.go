@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path"
 	"slices"
 	"strings"
 	"time"
@@ -73,7 +72,7 @@ func (m *statsManager) ListSandboxMetrics(ctx context.Context) []Encoded {
 
 // podSubject has the figures of the pod's own group, if it has one, under that group's name.
 func podSubject(p podLook, disk *diskFigures) *subject {
-	group := path.Join(p.rec.CgroupParent, p.s.id)
+	group := cgroupOf(p.rec, p.s.id)
 	if ownGroup(p.s, p.rec) {
 		group = p.rec.CgroupParent
 	}

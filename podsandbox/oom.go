@@ -2,7 +2,6 @@ package podsandbox
 
 import (
 	"fmt"
-	"path"
 
 	"k8s.io/klog/v2"
 
@@ -52,7 +51,7 @@ func oomMessage(m *core, c *container, exit wire.Exit, events cgroup.OOMEvents) 
 	case events.Kills == 1:
 		victims = "one of its processes was"
 	}
-	pod := path.Dir(rec.CgroupPath)
+	pod := cgroup.PodGroup(rec.CgroupPath)
 	limits, err := m.cfg.Cgroups.MemoryLimit(pod)
 	if pod == "/" || err != nil {
 		limits = cgroup.MemoryLimit{Bytes: cgroup.NoLimit}
@@ -77,7 +76,7 @@ func oomCause(own, pod cgroup.MemoryLimit, podHitsBefore uint64, podGroup string
 
 // podLimitHits is how often the limit of a container's pod was reached so far.
 func podLimitHits(m *core, group string) uint64 {
-	pod := path.Dir(group)
+	pod := cgroup.PodGroup(group)
 	if pod == "/" {
 		return 0
 	}

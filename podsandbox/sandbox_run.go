@@ -18,6 +18,7 @@ import (
 	"github.com/podwright/podwright/podsandbox/podfiles"
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/wire"
 )
@@ -33,6 +34,9 @@ func (m *sandboxManager) RunSandbox(ctx context.Context, config *criv1.PodSandbo
 	}
 	if err := spec.ValidateSandbox(config, m.cfg.Node); err != nil {
 		return "", kindf(ErrInvalid, "run sandbox: config.%w", err)
+	}
+	if _, err := podGroup(m.core, config, ""); err != nil {
+		return "", kindf(ErrInvalid, "run sandbox: config.linux.cgroup_parent: %w", err)
 	}
 	digest, err := digestOf(config)
 	if err != nil {
@@ -72,11 +76,12 @@ func (m *sandboxManager) makeSandbox(ctx context.Context, op *Operation, config 
 	}
 	rec := &record.Sandbox{
 		ID: record.NewID(), BootID: m.cfg.BootID, Phase: record.SandboxCreating, Config: raw, CreatedNanos: m.clock.now(),
-		CgroupParent: config.GetLinux().GetCgroupParent(),
 	}
-	if rec.CgroupParent == "" {
-		rec.CgroupParent = m.cfg.CgroupParent
+	pod, err := podGroup(m.core, config, rec.ID)
+	if err != nil {
+		return "", kindf(ErrInvalid, "run sandbox: config.linux.cgroup_parent: %w", err)
 	}
+	rec.CgroupParent, rec.CgroupScope = pod.Parent, pod.Scope
 	if err := labelSandbox(m.core, rec, config); err != nil {
 		return "", fmt.Errorf("run sandbox: %w", err)
 	}
@@ -231,8 +236,22 @@ func (m *sandboxManager) startReaper(ctx context.Context, op *Operation, s *sand
 	return m.changeSandbox(s, func(r *record.Sandbox) { r.ReaperPID, r.ReaperStartTime = process.PID, process.StartTime })
 }
 
-// reaperCgroup is the group of a sandbox's own PID 1, the only process a sandbox can have.
-func (m *core) reaperCgroup(s *sandbox) string { return path.Join(s.record().CgroupParent, s.id) }
+// podGroup says where the groups of a sandbox's processes go.
+func podGroup(m *core, config *criv1.PodSandboxConfig, id string) (cgroup.Pod, error) {
+	parent := config.GetLinux().GetCgroupParent()
+	if parent == "" {
+		parent = m.cfg.CgroupParent
+	}
+	return m.cfg.Cgroups.Pod(parent, id)
+}
+
+// cgroupOf gives the group of one process of a sandbox's: a container, or the sandbox's own PID 1.
+func cgroupOf(rec *record.Sandbox, id string) string {
+	return path.Join(cgroup.Pod{Parent: rec.CgroupParent, Scope: rec.CgroupScope}.Group(), id)
+}
+
+// reaperCgroup is the group of a sandbox's own PID 1, the only process that a sandbox itself has work for.
+func (m *core) reaperCgroup(s *sandbox) string { return cgroupOf(s.record(), s.id) }
 
 func fileSpec(s *sandbox, own spec.Namespaces) podfiles.Spec {
 	config := s.config

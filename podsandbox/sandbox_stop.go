@@ -109,6 +109,9 @@ func (m *sandboxManager) release(ctx context.Context, s *sandbox) error {
 	if err := m.stopReaper(ctx, s); err != nil {
 		errs = append(errs, fmt.Errorf("end the sandbox's PID 1: %w", err))
 	}
+	if err := m.cfg.Cgroups.RemovePod(ctx, s.record().CgroupScope); err != nil {
+		errs = append(errs, err)
+	}
 	if err := m.detach(ctx, s); err != nil {
 		// The namespace stays pinned: the plugins need it when DEL is tried again.
 		return errors.Join(append(errs, err)...)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
 	"sync/atomic"
 
@@ -98,6 +97,9 @@ func (m *sandboxManager) removeBadSandbox(ctx context.Context, id string) error 
 	err := m.killProcess(back, b.ID)
 	err = errors.Join(err, m.cfg.Network.Detach(back, cni.Pod{SandboxID: b.ID, NetnsPath: m.cfg.Namespaces.Path(b.ID, namespace.Net)}, nil))
 	err = errors.Join(err, m.cfg.Namespaces.Remove(back, b.ID), m.cfg.Files.Remove(back, b.ID))
+	if pod, podErr := m.cfg.Cgroups.Pod(m.cfg.CgroupParent, b.ID); podErr == nil {
+		err = errors.Join(err, m.cfg.Cgroups.RemovePod(back, pod.Scope))
+	}
 	if err == nil {
 		err = m.cfg.Records.DeleteSandbox(b.ID)
 	}
@@ -117,7 +119,7 @@ func (m *containerManager) removeBadContainer(ctx context.Context, id string) er
 	}
 	back, cancel := teardownContext(ctx)
 	defer cancel()
-	group := path.Join(m.cfg.CgroupParent, b.ID)
+	group := m.cfg.Cgroups.Find(m.cfg.CgroupParent, b.ID)
 	err := errors.Join(m.killProcess(back, b.ID), m.cfg.Cgroups.Kill(back, group), m.cfg.Cgroups.Remove(back, group),
 		os.RemoveAll(m.runDir(b.ID)), os.RemoveAll(m.stateDir(b.ID)), m.cfg.Images.Release(back, b.ID))
 	if err == nil {

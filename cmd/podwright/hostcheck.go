@@ -21,6 +21,7 @@ import (
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/namespace"
 	"github.com/podwright/podwright/runtime/selinux"
+	"github.com/podwright/podwright/runtime/systemd"
 )
 
 // hostChecks asks the kernel by trying, as the daemon does at its start, and changes nothing that stays.
@@ -112,11 +113,19 @@ func checkNamespaces() []hostCheck {
 
 func checkCgroups(cfg config.Config) []hostCheck {
 	const name = "control groups"
-	groups, err := cgroup.New(cgroup.Config{Root: cfg.Cgroup.Root})
+	var units *systemd.Conn
+	if systemd.Booted() {
+		units = systemd.New()
+		defer units.Close()
+	}
+	groups, _, err := openCgroups(cfg, units)
 	if err != nil {
 		return []hostCheck{{Name: name, State: stateMissing, Found: err.Error(), Do: "mount -t cgroup2 cgroup2 " + cfg.Cgroup.Root}}
 	}
 	list := []hostCheck{ok(name, fmt.Sprintf("version %d, driver %s", groups.Version(), groups.Driver()))}
+	if groups.Driver() == cgroup.DriverSystemd {
+		list = append(list, checkSystemd(units))
+	}
 	for _, c := range []struct {
 		controller string
 		use        string
@@ -130,6 +139,16 @@ func checkCgroups(cfg config.Config) []hostCheck {
 		list = append(list, hostCheck{Name: name + ": swap", State: stateLimited, Found: "no swap to limit, or no accounting of it", Do: "on version 1: swapaccount=1 on the kernel command line"})
 	}
 	return list
+}
+
+// checkSystemd asks it for something: without an answer no pod has a control group.
+func checkSystemd(units *systemd.Conn) hostCheck {
+	const name = "control groups: systemd"
+	if _, err := units.Stopping(context.Background()); err != nil {
+		return hostCheck{Name: name, State: stateMissing, Found: err.Error(),
+			Do: "let podwright talk to systemd through /run/systemd/private or D-Bus, or set cgroup.driver to cgroupfs here and for the kubelet"}
+	}
+	return ok(name, "answers")
 }
 
 // checkMounts tries what root file systems are made of, and user namespaces on the state directory's file system.

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
 	"github.com/podwright/podwright/podsandbox"
 	"github.com/podwright/podwright/runtime/cgroup"
 	"github.com/podwright/podwright/runtime/keeper"
+	"github.com/podwright/podwright/runtime/systemd"
 	"github.com/podwright/podwright/runtime/wire"
 )
 
@@ -29,6 +31,7 @@ func keeperCommand() *cobra.Command {
 		}}
 	}
 	cmd.AddCommand(
+		keeperStartCommand(),
 		verb("status", "Print who the keeper is and what it keeps", keeperAnswer, keeperStatus),
 		verb("upgrade", "Replace the running keeper by the installed binaries, in place; containers do not notice", keeperWork, keeperUpgrade),
 		verb("stop", "End keeper and anchor; refused while anything runs, or while the daemon does (it would start them anew)", keeperWork, keeperStop),
@@ -41,6 +44,24 @@ const (
 	keeperAnswer = 5 * time.Second
 	keeperWork   = time.Minute
 )
+
+// keeperStartCommand is what the keeper's unit executes. What it starts is in the unit's group, and the unit's main process.
+func keeperStartCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "start", Short: "Start a keeper where none runs and leave it to itself; for its unit, " + systemd.KeeperUnit, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(cmd)
+			if err != nil {
+				return err
+			}
+			keeperConfig, err := keeperPrograms(cfg)
+			if err != nil {
+				return err
+			}
+			return keeper.Start(keeperConfig)
+		},
+	}
+}
 
 // withKeeper connects to a keeper that runs; it starts none.
 func withKeeper(cmd *cobra.Command, cfg config.Config, patience time.Duration, run func(context.Context, *cobra.Command, *keeper.Client) error) error {
@@ -134,6 +155,11 @@ func (s *services) connectKeeper(ctx context.Context, manager *podsandbox.Manage
 	if err != nil {
 		return nil, err
 	}
+	keeperConfig.OnExit, keeperConfig.OnFresh, keeperConfig.Patience = manager.OnExit, manager.OnFresh, keeperPatience
+	if s.hasKeeperUnit(ctx) {
+		keeperConfig.Start = s.startKeeperUnit
+		return keeper.Connect(ctx, keeperConfig)
+	}
 	group := s.cfg.Cgroup.KeeperParent
 	if err := s.cgroups.Create(ctx, group, nil); err != nil {
 		return nil, fmt.Errorf("make the keeper's cgroup: %w", err)
@@ -145,8 +171,28 @@ func (s *services) connectKeeper(ctx context.Context, manager *podsandbox.Manage
 	if err != nil {
 		return nil, err
 	}
-	keeperConfig.OnExit, keeperConfig.OnFresh, keeperConfig.Patience = manager.OnExit, manager.OnFresh, keeperPatience
 	return keeper.Connect(ctx, keeperConfig)
+}
+
+// hasKeeperUnit says whether the keeper is one of systemd's units. It is that of the daemon's unit: a daemon that was
+// started otherwise may have another configuration.
+func (s *services) hasKeeperUnit(ctx context.Context) bool {
+	if s.systemd == nil || systemd.OwnUnit() != systemd.DaemonUnit {
+		return false
+	}
+	installed, err := s.systemd.Installed(ctx, systemd.KeeperUnit)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Could not learn whether the keeper has a unit; the daemon starts it itself where there is none yet")
+	}
+	return installed
+}
+
+func (s *services) startKeeperUnit(ctx context.Context) error {
+	err := s.systemd.StartUnit(ctx, systemd.KeeperUnit)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "The keeper's unit does not start; the daemon starts the keeper in its own group")
+	}
+	return err
 }
 
 func cgroupProcs(groups *cgroup.Manager, group string) ([]*os.File, error) {

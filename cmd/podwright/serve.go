@@ -52,7 +52,7 @@ func setLogLevel(level int) error {
 	logrus.SetLevel(logrus.ErrorLevel)
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	return flags.Set("v", strconv.Itoa(level))
+	return errors.Join(flags.Set("v", strconv.Itoa(level)), logToJournal(flags))
 }
 
 // serve runs until ctx ends. The socket opens only after recovery, or with a keeper that does not answer, and READY is said
@@ -100,12 +100,20 @@ func serve(ctx context.Context, cfg config.Config) error {
 	go func() { done <- services.sessions.Serve() }()
 	log.Info("Serving", "socket", cfg.Socket, "version", version, "duration", time.Since(begin))
 	notify(ctx, daemon.SdNotifyReady)
+	endWatchdog, err := startWatchdog(ctx, cfg.Socket, services.passLocks)
+	if err != nil {
+		log.Error(err, "The unit's watchdog is not served")
+		endWatchdog = func() {}
+	}
+	defer endWatchdog()
 	select {
 	case err = <-done:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
 	case <-ctx.Done():
 	}
-	notify(context.WithoutCancel(ctx), daemon.SdNotifyStopping)
+	detached := context.WithoutCancel(ctx)
+	notify(detached, daemon.SdNotifyStopping)
+	services.stopWithNode(detached)
 	log.Info("Stopping; containers keep running")
 	return stopServing(server, services, calls)
 }

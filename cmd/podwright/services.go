@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/klog/v2"
 
 	"github.com/podwright/podwright/cmd/podwright/internal/config"
@@ -31,6 +30,7 @@ import (
 	"github.com/podwright/podwright/runtime/keeper"
 	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/seccomp"
+	"github.com/podwright/podwright/runtime/systemd"
 	"github.com/podwright/podwright/seccompprofiles"
 )
 
@@ -41,6 +41,7 @@ type services struct {
 	images   *image.Store
 	network  *cni.Network
 	records  *record.Store
+	systemd  *systemd.Conn // nil where it does not run
 	cgroups  *cgroup.Manager
 	keeper   *keeper.Client
 	apparmor *apparmor.Policy // nil where the kernel has none
@@ -134,7 +135,12 @@ func (s *services) openStores(ctx context.Context) error {
 
 func (s *services) openManager() (*podsandbox.Manager, error) {
 	var err error
-	if s.cgroups, err = cgroup.New(cgroup.Config{Root: s.cfg.Cgroup.Root}); err != nil {
+	if systemd.Booted() {
+		s.systemd = systemd.New()
+		s.closers = append(s.closers, s.systemd.Close)
+	}
+	var parent string
+	if s.cgroups, parent, err = openCgroups(s.cfg, s.systemd); err != nil {
 		return nil, err
 	}
 	pins, err := openPins(s.cfg)
@@ -184,7 +190,7 @@ func (s *services) openManager() (*podsandbox.Manager, error) {
 		watch = time.Duration(s.cfg.Metrics.IsolationInterval)
 	}
 	return podsandbox.New(podsandbox.Config{
-		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: s.cfg.Cgroup.Parent, SeccompDefault: profile,
+		StateDir: s.cfg.StateDir, RunDir: s.cfg.RunDir, Node: node, CgroupParent: parent, SeccompDefault: profile,
 		UnsetSeccomp: unset, AppArmor: s.apparmor, UnsetAppArmor: unsetAppArmor(s.cfg), RefuseWeakIsolation: s.cfg.Runtime.RefuseWeak, IsolationInterval: watch,
 		BootID: boot, Records: s.records, Files: files, Namespaces: pins,
 		Cgroups: s.cgroups, Mounts: opener, Seccomp: compiler, Network: s.network, Images: imageSource{s.images},
@@ -209,7 +215,7 @@ func (s *services) openSessions() error {
 
 func (s *services) register(server *grpc.Server) error {
 	edge, err := cri.New(cri.Config{
-		Manager: s.manager, Images: s.images, Network: s.network, Sessions: s.sessions, Version: version, Driver: criv1.CgroupDriver_CGROUPFS,
+		Manager: s.manager, Images: s.images, Network: s.network, Sessions: s.sessions, Version: version, Driver: announcedDriver(s.cgroups),
 		Info: func() any {
 			return statusInfo{
 				StateDir: filepath.Join(s.cfg.StateDir, "containers"), Config: s.cfg, Cgroup: s.cgroups.Version(),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -66,6 +67,39 @@ func stopServing(server *grpc.Server, services *services, calls *openCalls) erro
 	}
 	server.Stop()
 	return errors.Join(err, services.manager.Shutdown(ctx))
+}
+
+// stopMargin is what StopAll may take beside the grace: the kill, and recording the exits.
+const stopMargin = 30 * time.Second
+
+// stopWithNode gives all containers their stop signal and time to end if the node goes down, which systemd knows. When
+// only the daemon stops they go on running.
+func (s *services) stopWithNode(ctx context.Context) {
+	if s.systemd == nil {
+		return
+	}
+	log := klog.FromContext(ctx)
+	stopping, err := s.systemd.Stopping(ctx)
+	if err != nil {
+		log.Error(err, "Could not learn whether the node goes down; containers keep running")
+	}
+	if !stopping {
+		return
+	}
+	grace := time.Duration(s.cfg.Runtime.ShutdownGrace)
+	ctx, cancel := context.WithTimeout(ctx, grace+stopMargin)
+	defer cancel()
+	notify(ctx, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (grace+stopMargin+drainTime).Microseconds()))
+	if err := s.manager.StopAll(ctx, grace); err != nil {
+		log.Error(err, "Not all containers were stopped before the node goes down")
+	}
+}
+
+// passLocks passes through what operations share: if one of them hangs, so does this.
+func (s *services) passLocks() {
+	s.manager.Operations()
+	s.manager.Counts()
+	s.manager.SandboxIDs()
 }
 
 // closeTelemetry sends what is still to be sent; a collector that does not answer holds up the end no longer than flushTime.

@@ -54,7 +54,8 @@ type Sandbox struct {
 	IPCPath      string `json:"ipcPath,omitempty"`
 	UTSPath      string `json:"utsPath,omitempty"`
 	UserPath     string `json:"userPath,omitempty"`
-	CgroupParent string `json:"cgroupParent,omitempty"`
+	CgroupParent string `json:"cgroupParent,omitempty"` // has the pod's limits
+	CgroupScope  string `json:"cgroupScope,omitempty"`  // in it, of podwright's own; "" without the systemd driver
 
 	// SELinux labels: its processes', whose categories are its own until it is removed, and its files'.
 	ProcessLabel string `json:"processLabel,omitempty"`

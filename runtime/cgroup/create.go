@@ -36,7 +36,10 @@ func (m *Manager) Create(ctx context.Context, path string, res *specs.LinuxResou
 	if err != nil {
 		return fmt.Errorf("create cgroup %s: %w", path, err)
 	}
-	made, err := g.make(p)
+	var made []string
+	if err = m.scopes.ensure(ctx, path); err == nil {
+		made, err = g.make(p)
+	}
 	if err == nil {
 		fresh := g.madeAll(made)
 		if !fresh {
@@ -100,6 +103,9 @@ func mkdirAll(mount, path string) ([]string, error) {
 		above := ancestors(path)
 		for _, a := range above[:len(above)-1] {
 			dir := filepath.Join(mount, a)
+			if isScope(a) { // systemd's alone to make: it was there, and ended meanwhile
+				return made, &fs.PathError{Op: "mkdir", Path: leaf, Err: err}
+			}
 			err := unix.Mkdir(dir, 0o755)
 			if err == nil && !slices.Contains(made, dir) {
 				made = append(made, dir)

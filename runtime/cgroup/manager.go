@@ -3,7 +3,8 @@
 // others; it may not know sandboxes or containers, choose where a group goes, or
 // move a process: writing another's pid into cgroup.procs waits for a grace
 // period of a kernel lock (7 to 15 ms), so v2 processes are cloned into the
-// group and v1 processes write "0" into the tasks files that Open hands out.
+// group and v1 processes write "0" into the tasks files that Open hands out. The one
+// exception is made once in a sandbox's life (see Scopes).
 //
 // Of github.com/containerd/cgroups (v3.1.3) it uses the curve from shares to weight. It does not use
 //   - statistics: of v1 it reads every file of every controller, 430 µs for the 50 µs of
@@ -23,12 +24,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // Drivers, by the names that the kubelet and CRI use.
 const (
 	DriverCgroupfs = "cgroupfs"
 	DriverSystemd  = "systemd"
+	// DriverAuto is systemd where that runs the node and the version is 2, else cgroupfs.
+	DriverAuto = "auto"
 )
 
 // Config says where cgroupfs is and who owns the tree.
@@ -36,8 +40,14 @@ type Config struct {
 	// Root is where the unified hierarchy, or the tmpfs with the v1 hierarchies,
 	// is mounted; /sys/fs/cgroup if empty.
 	Root string
-	// Driver is DriverCgroupfs (also if empty) or DriverSystemd.
+	// Driver is DriverCgroupfs (also if empty), DriverSystemd or DriverAuto.
 	Driver string
+	// Units is systemd, nil where it does not run. It is asked for scopes only.
+	Units Units
+	// HoldProgram is podwright-init, of which each scope has a process.
+	HoldProgram string
+	// StopTimeout is what processes have to end where systemd stops a scope; DefaultStopTimeout if 0.
+	StopTimeout time.Duration
 }
 
 // Hierarchy is one mounted v1 hierarchy.
@@ -49,10 +59,12 @@ type Hierarchy struct {
 
 // Manager works on the groups of one cgroupfs. It holds no state of any group,
 // so it needs no lock: everything is read from the kernel when it is asked for.
-// The verbs are its own; what one group takes, in either version, is in group.
+// The verbs are its own; what one group takes, in either version, is in group, and
+// what systemd has to do with it in scopes.
 type Manager struct {
 	mountedTree
 	driver string
+	scopes
 }
 
 // New finds out which cgroup version is mounted at cfg.Root. A hybrid tree (v1
@@ -61,15 +73,6 @@ func New(cfg Config) (*Manager, error) {
 	root := cfg.Root
 	if root == "" {
 		root = "/sys/fs/cgroup"
-	}
-	driver := cfg.Driver
-	if driver == "" {
-		driver = DriverCgroupfs
-	}
-	// The systemd driver differs in who makes and removes the directory (a scope,
-	// over D-Bus); makeGroup and removeGroup are the two places it would take over.
-	if driver != DriverCgroupfs {
-		return nil, fmt.Errorf("cgroup driver %q: %w", cfg.Driver, ErrNotSupported)
 	}
 	// A symlink, as /sys/fs/cgroup may be in a chroot, does not match mountinfo.
 	resolved, err := filepath.EvalSymlinks(root)
@@ -88,7 +91,43 @@ func New(cfg Config) (*Manager, error) {
 	if err := found.findControllers(); err != nil {
 		return nil, err
 	}
-	return &Manager{mountedTree: found, driver: driver}, nil
+	m := &Manager{mountedTree: found}
+	if m.driver, err = chooseDriver(cfg, found.version); err != nil {
+		return nil, err
+	}
+	m.scopes = scopes{
+		manager: m, tree: &m.mountedTree, units: cfg.Units, program: cfg.HoldProgram, stopTimeout: cfg.StopTimeout,
+		holders: map[string]*os.Process{},
+	}
+	if m.scopes.stopTimeout == 0 {
+		m.scopes.stopTimeout = DefaultStopTimeout
+	}
+	return m, nil
+}
+
+// chooseDriver gives the driver that cfg asks for, if this host can have it.
+func chooseDriver(cfg Config, version int) (string, error) {
+	switch cfg.Driver {
+	case "", DriverCgroupfs:
+		return DriverCgroupfs, nil
+	case DriverAuto:
+		if cfg.Units == nil || version != 2 {
+			return DriverCgroupfs, nil
+		}
+	case DriverSystemd:
+		if cfg.Units == nil {
+			return "", fmt.Errorf("cgroup driver %s: systemd does not run this node: %w", cfg.Driver, ErrNotSupported)
+		}
+		if version != 2 {
+			return "", fmt.Errorf("cgroup driver %s: needs cgroup v2, this host has v1: %w", cfg.Driver, ErrNotSupported)
+		}
+	default:
+		return "", invalid("cgroup driver", cfg.Driver, "want %s, %s or %s", DriverAuto, DriverSystemd, DriverCgroupfs)
+	}
+	if cfg.HoldProgram == "" {
+		return "", fmt.Errorf("cgroup driver %s: no program for the first process of a scope: %w", DriverSystemd, ErrInvalid)
+	}
+	return DriverSystemd, nil
 }
 
 // Version is 1 or 2.

@@ -135,8 +135,12 @@ func (m *Manager) Remove(ctx context.Context, path string) error {
 }
 
 // RemoveEmpty removes the group if nothing is in or below it, else ErrBusy; for
-// parents that a Create made on the way and whoever comes last takes away.
+// parents that a Create made on the way and whoever comes last takes away. A slice is
+// systemd's to keep or remove.
 func (m *Manager) RemoveEmpty(path string) error {
+	if strings.HasSuffix(path, sliceSuffix) && m.driver == DriverSystemd {
+		return nil
+	}
 	g, err := m.group(path)
 	if err != nil {
 		return err

@@ -47,6 +47,9 @@ type Config struct {
 	// OnFresh is called after a reconnection to a keeper that knows none of the children before: keeper and anchor
 	// died at once. It should Adopt what still runs; Connected is false until it returns.
 	OnFresh func()
+	// Start starts a keeper in a way of its own, by its unit, and returns when there is one; where it fails the client starts
+	// one itself. Optional.
+	Start func(ctx context.Context) error
 	// NoStart: reach a keeper that runs, and start none.
 	NoStart bool
 	// Patience is how long Connect waits for a keeper that does not answer. It then gives a client that is not connected and
@@ -67,10 +70,8 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 	if config.RunDir == "" || config.KeeperBinary == "" || config.InitBinary == "" || config.OnExit == nil {
 		return nil, errors.New("keeper client: RunDir, KeeperBinary, InitBinary and OnExit are required")
 	}
-	for _, dir := range []string{config.RunDir, config.RunDir + "/" + wire.ExitsDir, config.RunDir + "/" + wire.ChildrenDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make keeper's directory: %w", err)
-		}
+	if err := makeRunDir(config.RunDir); err != nil {
+		return nil, err
 	}
 	c := &Client{link: link{config: config, reached: make(chan struct{}), failed: make(chan error, 1)}}
 	c.exits.init(config.OnExit)
@@ -84,6 +85,28 @@ func Connect(ctx context.Context, config Config) (*Client, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Start starts a keeper where none runs, and leaves it to itself. It stays in this process's control groups.
+func Start(config Config) error {
+	if err := makeRunDir(config.RunDir); err != nil {
+		return err
+	}
+	l := &link{config: config}
+	socket, err := l.dial()
+	if err == nil {
+		return socket.Close()
+	}
+	return l.startPair()
+}
+
+func makeRunDir(runDir string) error {
+	for _, dir := range []string{runDir, runDir + "/" + wire.ExitsDir, runDir + "/" + wire.ChildrenDir} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make keeper's directory: %w", err)
+		}
+	}
+	return nil
 }
 
 // Close ends the client; keeper and children go on. It must not be called from OnExit.

@@ -191,7 +191,7 @@ func (l *link) connect(ctx context.Context) (*session, error) {
 		return nil, permanentError{fmt.Errorf("%w on %s", ErrNone, l.config.RunDir)}
 	}
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-		if err = l.startPair(); err == nil {
+		if err = l.start(ctx); err == nil {
 			l.fresh = true
 			socket, err = l.dial()
 		}
@@ -210,6 +210,17 @@ func (l *link) connect(ctx context.Context) (*session, error) {
 	l.setSession(s)
 	_ = l.anchorFate() // one that died alone was replaced by its keeper; as its parent we reap it
 	return s, nil
+}
+
+// start starts a keeper by its unit or, where there is none or it fails, by itself.
+func (l *link) start(ctx context.Context) error {
+	if l.config.Start == nil {
+		return l.startPair()
+	}
+	if err := l.config.Start(ctx); err != nil {
+		return l.startPair() // whoever starts the unit has said why it failed
+	}
+	return nil
 }
 
 // resync delivers the exits that were missed. Those that come twice are filtered by the queue.

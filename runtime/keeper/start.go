@@ -85,7 +85,7 @@ func (l *link) startPair() error {
 		&os.ProcAttr{
 			Files: files,
 			// Nothing of the daemon's environment reaches keeper or init.
-			Env: []string{"GOMAXPROCS=1", "GOGC=25", "GOTRACEBACK=single"},
+			Env: []string{"GOMAXPROCS=1", "GOGC=25", "GOTRACEBACK=single", wire.JournalVariable()},
 			// The unshared mount namespace is made private; the anchor then leaves the host's mounts altogether.
 			Sys: &syscall.SysProcAttr{Setsid: true, Unshareflags: syscall.CLONE_NEWNS},
 		})

@@ -25,7 +25,7 @@ import (
 
 // Main runs the role that args name, after the program's own name, and gives the exit status.
 func Main(build string, args []string) int {
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := wire.NewLog(os.Stderr, wire.JournalReads(os.Stderr))
 	role, more := "", ""
 	if len(args) > 0 {
 		role = args[0]
@@ -76,7 +76,7 @@ func runAnchor(log *slog.Logger, more string, state int) error {
 
 // environment is the keeper's own: two loops run at once, and a small heap may be collected often.
 func environment() []string {
-	return []string{"GOMAXPROCS=2", "GOGC=25", "GOTRACEBACK=single"}
+	return []string{"GOMAXPROCS=2", "GOGC=25", "GOTRACEBACK=single", wire.JournalVariable()}
 }
 
 // setName is for ps(1): the program runs from a memfd, whose number would be its name.

@@ -24,6 +24,9 @@ func TestInstall(t *testing.T) {
 	for name, mode := range map[string]os.FileMode{
 		"usr/local/bin/podwright": 0o755, "usr/local/libexec/podwright/podwright-keeper": 0o755, "usr/local/libexec/podwright/podwright-init": 0o755,
 		"etc/podwright/config.toml": 0o644, "etc/systemd/system/podwright.service": 0o644, "etc/crictl.yaml": 0o644,
+		"etc/systemd/system/podwright-keeper.service": 0o644, "etc/systemd/system/podwright.slice": 0o644,
+		"etc/systemd/system/podwright-keeper.slice": 0o644, "etc/systemd/system/podwright-pods.slice": 0o644,
+		"etc/systemd/system/podwright-pods.target":        0o644,
 		"etc/kubernetes/kubelet.conf.d/50-podwright.conf": 0o644,
 	} {
 		info, err := os.Stat(filepath.Join(dir, name))

@@ -9,7 +9,10 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
+
+	"github.com/podwright/podwright/runtime/cgroup"
 )
 
 // rlimitNames are the limits setrlimit(2) knows, with their numbers on Linux (asm-generic/resource.h).
@@ -36,16 +39,13 @@ func (cfg Config) check() error {
 	absolute("state_dir", cfg.StateDir)
 	absolute("run_dir", cfg.RunDir)
 	absolute("cgroup.root", cfg.Cgroup.Root)
-	absolute("cgroup.parent", cfg.Cgroup.Parent)
 	absolute("cgroup.keeper", cfg.Cgroup.KeeperParent)
 	absolute("network.conf_dir", cfg.Network.ConfDir)
 	absolute("network.netns_dir", cfg.Network.NetnsDir)
 	for _, dir := range append(append([]string{}, cfg.Network.BinDirs...), cfg.Image.CertsDirs...) {
 		absolute("network.bin_dirs, image.certs_dirs", dir)
 	}
-	if strings.HasPrefix(cfg.Cgroup.KeeperParent+"/", cfg.Cgroup.Parent+"/") {
-		errs = append(errs, fmt.Errorf("cgroup.keeper: %q lies below cgroup.parent %q: the keeper would share the pods' limits", cfg.Cgroup.KeeperParent, cfg.Cgroup.Parent))
-	}
+	errs = append(errs, cfg.Cgroup.check(absolute)...)
 	errs = append(errs, cfg.Runtime.check()...)
 	if cfg.Network.PluginTimeout <= 0 {
 		errs = append(errs, errors.New("network.plugin_timeout: must be above 0"))
@@ -102,6 +102,33 @@ func (r Runtime) check() (errs []error) {
 		} else if limit.Soft > limit.Hard {
 			errs = append(errs, fmt.Errorf("runtime.rlimits.%s: soft %d is above hard %d", name, limit.Soft, limit.Hard))
 		}
+	}
+	if r.ShutdownGrace < 0 {
+		errs = append(errs, fmt.Errorf("runtime.shutdown_grace: %v is below 0", time.Duration(r.ShutdownGrace)))
+	}
+	return errs
+}
+
+func (c Cgroup) check(absolute func(key, path string)) (errs []error) {
+	isSlice := strings.HasSuffix(c.Parent, ".slice") && !strings.Contains(c.Parent, "/")
+	parent := c.Parent
+	if parent == "" {
+		parent = cgroup.DefaultParent
+	}
+	if !isSlice {
+		absolute("cgroup.parent", parent)
+		if strings.HasPrefix(c.KeeperParent+"/", parent+"/") {
+			errs = append(errs, fmt.Errorf("cgroup.keeper: %q lies below cgroup.parent %q: the keeper would share the pods' limits", c.KeeperParent, parent))
+		}
+	}
+	switch c.Driver {
+	case "auto", "systemd":
+	case "cgroupfs":
+		if isSlice {
+			errs = append(errs, fmt.Errorf("cgroup.parent: %q is a slice, and cgroup.driver is cgroupfs: want an absolute path", c.Parent))
+		}
+	default:
+		errs = append(errs, fmt.Errorf("cgroup.driver: %q is none of auto, systemd, cgroupfs", c.Driver))
 	}
 	return errs
 }

@@ -46,6 +46,7 @@ type Runtime struct {
 	AppArmor       string            `toml:"apparmor_default_profile" comment:"The AppArmor profile that RuntimeDefault means: podwright-default is loaded by podwright, any other by the node. Empty: none."`
 	UnsetAppArmor  string            `toml:"apparmor_when_unset" comment:"What a container without an AppArmor field gets: RuntimeDefault or Unconfined."`
 	RefuseWeak     bool              `toml:"refuse_weak_isolation" comment:"End a container at its start if the kernel enforces less than was asked for it."`
+	ShutdownGrace  Duration          `toml:"shutdown_grace" comment:"What containers have between their stop signal and SIGKILL when the node goes down, under systemd."`
 	PidsLimit      int64             `toml:"pids_limit" comment:"Tasks of one container; 0 is no limit of its own."`
 	Rlimits        map[string]Rlimit `toml:"rlimits" comment:"Resource limits of every workload, by name as in getrlimit(2) without RLIMIT_, lower case."`
 }
@@ -59,7 +60,8 @@ type Rlimit struct {
 // Cgroup configures where control groups are made.
 type Cgroup struct {
 	Root         string `toml:"root" comment:"Where the control group file systems are mounted."`
-	Parent       string `toml:"parent" comment:"The parent of containers whose pod names none."`
+	Driver       string `toml:"driver" comment:"systemd: pods are slices, of scopes that systemd makes; cgroupfs: podwright makes all groups; auto: systemd where it runs the node and control groups are of version 2, else cgroupfs."`
+	Parent       string `toml:"parent" comment:"The parent of containers whose pod names none: a path or, with the systemd driver, a slice. Empty: /podwright or podwright-pods.slice. A path makes auto choose cgroupfs, a slice systemd."`
 	KeeperParent string `toml:"keeper" comment:"The group of the keeper and its anchor, outside every pod's."`
 
 	AllowWritable bool `toml:"allow_writable" comment:"Obey pods that ask to make groups below their own (annotation io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw)."`
@@ -129,10 +131,10 @@ func Default() Config {
 	return Config{
 		Socket: "/run/podwright/podwright.sock", StateDir: "/var/lib/podwright", RunDir: "/run/podwright", LogLevel: 2,
 		Runtime: Runtime{
-			UnsetSeccomp: "Unconfined", AppArmor: "podwright-default", UnsetAppArmor: "RuntimeDefault",
+			UnsetSeccomp: "Unconfined", AppArmor: "podwright-default", UnsetAppArmor: "RuntimeDefault", ShutdownGrace: Duration(30 * time.Second),
 			Rlimits: map[string]Rlimit{"nofile": {Soft: 1048576, Hard: 1048576}},
 		},
-		Cgroup: Cgroup{Root: "/sys/fs/cgroup", Parent: "/podwright", KeeperParent: "/podwright-keeper"},
+		Cgroup: Cgroup{Root: "/sys/fs/cgroup", Driver: "auto", KeeperParent: "/podwright-keeper"},
 		Network: Network{
 			ConfDir: "/etc/cni/net.d", BinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"},
 			PluginTimeout: Duration(60 * time.Second), NetnsDir: "/run/netns",
