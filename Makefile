@@ -74,7 +74,7 @@ vm-smoke: build ## Boot a guest with cgroup v2 and run one pod in it through cri
 	@test/e2e/vm/smoke $(BIN)
 
 .PHONY: vm-core
-vm-core: build ## The part of vm-test that runs on every submission
+vm-core: build ## The quick part of vm-test, with SELinux
 	@test/e2e/vm/test --set core $(BIN)
 
 .PHONY: vm-test

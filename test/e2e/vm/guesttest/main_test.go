@@ -3,7 +3,7 @@
 // the guest as an administrator. Outside of a guest every test skips; inside, a test that needs what this boot hasn't
 // says so by needs.
 // It owns the guest while it runs: tests may stop and start podwright, and leave the guest as it was. `make vm-test RUN=TestX`
-// runs one; test/e2e/vm/packages says which run on every submission.
+// runs one; test/e2e/vm/packages says which set has which.
 // Source: k8s.io/cri-api v1, systemd.unit(5), selinux(8), apparmor(7).
 package guesttest
 
