@@ -166,10 +166,10 @@ func TestEveryShortfallIsNamed(t *testing.T) {
 func TestWhatIsConfinedIsConfirmed(t *testing.T) {
 	needRoot(t)
 	in := sleeper(t, unix.CLONE_NEWNS|unix.CLONE_NEWNET|unix.CLONE_NEWIPC|unix.CLONE_NEWUTS|unix.CLONE_NEWCGROUP, `set -e
-mount --make-rprivate /
-mount -t tmpfs -o ro tmpfs /proc/sys
-mount --bind /dev/null /proc/version
-mount --bind /sys /sys; mount -o remount,bind,ro,nosuid,noexec /sys
+busybox mount --make-rprivate /
+busybox mount -t tmpfs -o ro tmpfs /proc/sys
+busybox mount --bind /dev/null /proc/version
+busybox mount --bind /sys /sys; busybox mount -o remount,bind,ro,nosuid,noexec /sys
 ulimit -n 10`)
 	in.Spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
 		{Type: specs.NetworkNamespace, Path: "/proc/" + strconv.Itoa(in.PID) + "/ns/net"}}

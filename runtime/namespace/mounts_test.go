@@ -106,6 +106,10 @@ func waitFor(t *testing.T, what string, done func() bool) {
 
 func TestNewIsIdempotentAndSetsPropagation(t *testing.T) {
 	p := newPins(t)
+	first := map[string]int{} // with the node's, where podwright runs on it
+	for _, dir := range []string{p.netnsDir, p.runDir} {
+		first[dir] = len(mountsAt(t, dir))
+	}
 	again, err := New(testDirs)
 	if err != nil {
 		t.Fatal(err)
@@ -113,22 +117,28 @@ func TestNewIsIdempotentAndSetsPropagation(t *testing.T) {
 	if err := again.Close(); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for dir, want := range map[string]string{p.netnsDir: " shared:", p.runDir: " unbindable "} {
-		var lines []string
-		for _, line := range strings.Split(string(data), "\n") {
-			if strings.Contains(line, " "+dir+" ") {
-				lines = append(lines, line)
-			}
-		}
-		if len(lines) != 1 || !strings.Contains(lines[0], want) {
-			t.Errorf("mounts at %s: got %q, want one with %q", dir, lines, want)
+		lines := mountsAt(t, dir)
+		if len(lines) == 0 || len(lines) != first[dir] || !strings.Contains(lines[len(lines)-1], want) {
+			t.Errorf("mounts at %s: got %q, want %d as before, of which the last has %q", dir, lines, first[dir], want)
 		}
 	}
 	if _, err := New(Config{NetnsDir: "netns", RunDir: "/run/x"}); err == nil {
 		t.Error("a relative directory is accepted")
 	}
+}
+
+// mountsAt gives mountinfo's lines of what is mounted at dir, the uppermost last.
+func mountsAt(t *testing.T, dir string) (lines []string) {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		if strings.Contains(line, " "+dir+" ") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }

@@ -120,9 +120,13 @@ func TestCreateMakesNamedConfiguredPinnedNamespaces(t *testing.T) {
 	ctx := context.Background()
 	spec := all("web-0")
 	spec.Domainname = "example"
+	forward := "1" // what the node's is not
+	if own, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err == nil && strings.TrimSpace(string(own)) == forward {
+		forward = "0"
+	}
 	spec.Sysctls = map[string]string{
 		"net.ipv4.ip_local_port_range": "1024 65000",
-		"net/ipv4/ip_forward":          "1",
+		"net/ipv4/ip_forward":          forward,
 		"kernel.shm_rmid_forced":       "1",
 		"kernel.msgmax":                "16384",
 		"fs.mqueue.msg_max":            "17",
@@ -152,7 +156,7 @@ func TestCreateMakesNamedConfiguredPinnedNamespaces(t *testing.T) {
 	for _, c := range []struct{ want, name, arg string }{
 		{"web-0", "hostname", ""},
 		{"example", "cat", "/proc/sys/kernel/domainname"},
-		{"1", "cat", "/proc/sys/net/ipv4/ip_forward"},
+		{forward, "cat", "/proc/sys/net/ipv4/ip_forward"},
 		{"1024\t65000", "cat", "/proc/sys/net/ipv4/ip_local_port_range"},
 		{"1", "cat", "/proc/sys/kernel/shm_rmid_forced"},
 		{"16384", "cat", "/proc/sys/kernel/msgmax"},
@@ -166,7 +170,7 @@ func TestCreateMakesNamedConfiguredPinnedNamespaces(t *testing.T) {
 			t.Errorf("%v: got %q, want %q", args, got, c.want)
 		}
 	}
-	for path, foreign := range map[string]string{"/proc/sys/kernel/msgmax": "16384", "/proc/sys/fs/mqueue/msg_max": "17", "/proc/sys/net/ipv4/ip_forward": "1"} {
+	for path, foreign := range map[string]string{"/proc/sys/kernel/msgmax": "16384", "/proc/sys/fs/mqueue/msg_max": "17", "/proc/sys/net/ipv4/ip_forward": forward} {
 		if own, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(own)) == foreign {
 			t.Errorf("the test's own %s: got %q, %v: want anything but the sandbox's", path, own, err)
 		}
