@@ -27,6 +27,8 @@ func checkWritableCgroups(annotations string, sandbox *criv1.PodSandboxConfig, n
 		return invalid(field, value, "this node has cgroup v1")
 	case !node.CgroupDelegation:
 		return invalid(field, value, "this node's cgroup file system is mounted without nsdelegate, so limits would be the container's to change")
+	case SandboxUser(sandbox) == nil:
+		return invalid(field, value, "needs a user namespace (namespace_options.userns_options): the node's root in a cgroup namespace nested in the container's could change its limits")
 	}
 	return nil
 }

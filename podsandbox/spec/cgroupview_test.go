@@ -12,6 +12,7 @@ func TestCgroupViewIsWritableOnlyWhereAskedAndAllowed(t *testing.T) {
 	for _, c := range []struct {
 		name, value string
 		privileged  bool
+		nodesUsers  bool
 		node        func(*Node)
 		access      string // "" is refused, with these words
 		refused     string
@@ -23,6 +24,7 @@ func TestCgroupViewIsWritableOnlyWhereAskedAndAllowed(t *testing.T) {
 		{name: "not allowed", value: "true", node: func(n *Node) { n.AllowWritableCgroups = false }, refused: "cgroup.allow_writable"},
 		{name: "v1", value: "true", node: func(n *Node) { n.CgroupVersion = 1 }, refused: "cgroup v1"},
 		{name: "without delegation", value: "true", node: func(n *Node) { n.CgroupDelegation = false }, refused: "nsdelegate"},
+		{name: "without a user namespace", value: "true", nodesUsers: true, refused: "needs a user namespace"},
 		{name: "privileged", privileged: true, node: func(n *Node) { n.AllowWritableCgroups, n.CgroupDelegation = false, false }, access: "rw"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -33,6 +35,10 @@ func TestCgroupViewIsWritableOnlyWhereAskedAndAllowed(t *testing.T) {
 			}
 			if c.value != "" {
 				in.Sandbox.Config.Annotations = map[string]string{WritableCgroups: c.value}
+			}
+			if c.value == "true" && !c.nodesUsers {
+				in.Sandbox.Config.Linux.SecurityContext.NamespaceOptions, in.Config.Linux.SecurityContext.NamespaceOptions = userOptions(), userOptions()
+				in.Sandbox.UserPath = "/user"
 			}
 			in.Sandbox.Config.Linux.SecurityContext.Privileged, in.Config.Linux.SecurityContext.Privileged = c.privileged, c.privileged
 			sandboxErr := ValidateSandbox(in.Sandbox.Config, in.Node)

@@ -133,34 +133,33 @@ func TestWritableCgroupViewOnlyWhereAskedAndAllowed(t *testing.T) {
 		kubeletLike(c)
 		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuQuota: 50000, CpuPeriod: 100000}
 	}
-	for name, change := range map[string]func(*criv1.PodSandboxConfig){"the node's users": func(*criv1.PodSandboxConfig) {}, "users of its own": ownUser} {
-		t.Run(name, func(t *testing.T) {
-			p := n.pod(t, wishing("true"), change)
-			c := p.start(limited, "sh", "-c", nest+"exec sleep 1000")
-			eventually(t, 30*time.Second, "group of the container's making", func() bool { return c.stream("stdout") == "nested\n" })
-			// Its own group's limits are not its to change, nor any group above.
-			for _, attempt := range []string{
-				"echo max >/sys/fs/cgroup/memory.max", "echo max >/sys/fs/cgroup/pids.max", "echo max >/sys/fs/cgroup/cpu.max",
-				"mkdir /up && mount -t cgroup2 none /up", "echo 1 >/sys/fs/cgroup/cgroup.procs",
-			} {
-				if resp, err := c.tryExec(20, "sh", "-c", attempt); err != nil || resp.GetExitCode() == 0 {
-					t.Errorf("%s: got %v, %v, want it refused", attempt, resp, err)
-				}
-			}
-			c.wantFiles(map[string]string{"memory.max": "67108864", "pids.max": "64", "cpu.max": "50000 100000", "main/pids.max": "7", "cgroup.max.descendants": "4096"})
-			// Commands start where the first process went: the group itself takes none any more.
-			if got := strings.TrimSpace(c.exec("cat", "/proc/self/cgroup")); got != "0::/main" {
-				t.Errorf("a command is in %q, want 0::/main", got)
-			}
-			if r, confirmed := c.explained(); !confirmed {
-				t.Errorf("explain: %q", differing(r))
-			}
-			if resp, err := c.tryExec(1, "sh", "-c", "sleep 999 & sleep 999"); err == nil {
-				t.Errorf("a command that takes too long: got %v", resp)
-			}
-			c.stop(0)
-		})
+	_, err = n.RunPodSandbox(ctx(t), &criv1.RunPodSandboxRequest{Config: n.podConfig(wishing("true"))})
+	wantError(t, err, codes.InvalidArgument, spec.WritableCgroups, "needs a user namespace")
+	p := n.pod(t, wishing("true"), ownUser)
+	c := p.start(limited, "sh", "-c", nest+"exec sleep 1000")
+	eventually(t, 30*time.Second, "group of the container's making", func() bool { return c.stream("stdout") == "nested\n" })
+	// Its own group's limits are not its to change, nor any group above.
+	for _, attempt := range []string{
+		"echo max >/sys/fs/cgroup/memory.max", "echo max >/sys/fs/cgroup/pids.max", "echo max >/sys/fs/cgroup/cpu.max",
+		"mkdir /up && mount -t cgroup2 none /up", "echo 1 >/sys/fs/cgroup/cgroup.procs",
+		"unshare -C sh -c 'echo max >/sys/fs/cgroup/memory.max'",
+	} {
+		if resp, err := c.tryExec(20, "sh", "-c", attempt); err != nil || resp.GetExitCode() == 0 {
+			t.Errorf("%s: got %v, %v, want it refused", attempt, resp, err)
+		}
 	}
+	c.wantFiles(map[string]string{"memory.max": "67108864", "pids.max": "64", "cpu.max": "50000 100000", "main/pids.max": "7", "cgroup.max.descendants": "4096"})
+	// Commands start where the first process went: the group itself takes none any more.
+	if got := strings.TrimSpace(c.exec("cat", "/proc/self/cgroup")); got != "0::/main" {
+		t.Errorf("a command is in %q, want 0::/main", got)
+	}
+	if r, confirmed := c.explained(); !confirmed {
+		t.Errorf("explain: %q", differing(r))
+	}
+	if resp, err := c.tryExec(1, "sh", "-c", "sleep 999 & sleep 999"); err == nil {
+		t.Errorf("a command that takes too long: got %v", resp)
+	}
+	c.stop(0)
 }
 
 // A privileged container, which always has the view, is the one that nests: a container engine in a container.
