@@ -90,7 +90,7 @@ func checkCompilable(s *specs.Spec, node Node) error {
 		{len(l.Sysctl) > 0, "linux.sysctl"}, {len(l.UIDMappings)+len(l.GIDMappings) > 0 && userPath(l) == "", "linux.uidMappings without a user namespace's path"},
 		{l.IntelRdt != nil, "linux.intelRdt"}, {l.Personality != nil, "linux.personality"}, {len(l.TimeOffsets) > 0, "linux.timeOffsets"},
 		{len(l.NetDevices) > 0, "linux.netDevices"}, {l.MemoryPolicy != nil, "linux.memoryPolicy"},
-		{proc.SelinuxLabel+l.MountLabel != "" && !node.SELinux, "process.selinuxLabel on a node where labels are off"}, {proc.ApparmorProfile != "" && !node.AppArmor, "process.apparmorProfile on a kernel without AppArmor"},
+		{proc.SelinuxLabel+l.MountLabel != "" && !node.SELinux, "process.selinuxLabel on a node where labels are off"}, {proc.SelinuxLabel == "" && node.SELinux, "process.selinuxLabel missing on a node where labels are on (the container was made without: make it anew)"}, {proc.ApparmorProfile != "" && !node.AppArmor, "process.apparmorProfile on a kernel without AppArmor"},
 		{proc.Scheduler != nil, "process.scheduler"}, {proc.IOPriority != nil, "process.ioPriority"},
 		{proc.ExecCPUAffinity != nil, "process.execCPUAffinity"}, {proc.ConsoleSize != nil, "process.consoleSize"},
 	} {
