@@ -117,7 +117,7 @@ func relabelVolume(ctx context.Context, m *core, op *Operation, s *sandbox, path
 			return err
 		}
 		v.id = volumeID{st.Dev, st.Ino}
-		return selinux.Relabelable(path, v.top)
+		return selinux.Relabelable(path, v.top, m.cfg.StateDir, m.cfg.RunDir)
 	})
 	if err != nil {
 		tree.File.Close()

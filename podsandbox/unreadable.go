@@ -106,6 +106,7 @@ func (m *sandboxManager) removeBadSandbox(ctx context.Context, id string) error 
 	if err != nil {
 		return fmt.Errorf("remove sandbox %s, whose record cannot be read: %w", b.ID, err)
 	}
+	unlabelSandbox(m.core, b.ID)
 	m.unreadable.drop(kindSandbox, b.ID)
 	m.events.tell(eventDeleted, b.ID, lastOf(badSandboxStatus(b)))
 	return nil

@@ -61,6 +61,11 @@ func TestCompileRefusesWhatItCannotDo(t *testing.T) {
 			t.Errorf("%s: got %v, want ErrUnsupported", name, err)
 		}
 	}
+	unlabelled, in := goodSpec(t)
+	in.Node.SELinux = true
+	if _, err := Compile(unlabelled, in); !errors.Is(err, ErrUnsupported) || !strings.Contains(err.Error(), "process.selinuxLabel missing") {
+		t.Errorf("no label where labels are on: got %v, want ErrUnsupported", err)
+	}
 	for name, spoil := range map[string]func(*specs.Spec){
 		"no process":          func(s *specs.Spec) { s.Process = nil },
 		"mount over the root": func(s *specs.Spec) { s.Mounts[0].Destination = "/" },

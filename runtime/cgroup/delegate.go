@@ -16,7 +16,7 @@ import (
 var delegatable = []string{"cgroup.procs", "cgroup.threads", "cgroup.subtree_control"}
 
 // Delegates says whether the hierarchy is v2 and holds cgroup namespaces to their roots (mount option nsdelegate): who is
-// in one can neither change the limits of its root nor move a process out of it.
+// in one can neither move a process out of it nor, unless nested in a cgroup namespace of its own making, change its limits.
 func Delegates(m *Manager) bool { return m.version == 2 && m.nsDelegate }
 
 // Delegate gives the group to a user and a group of the host, who may then make groups below it: the directory and the

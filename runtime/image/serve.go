@@ -7,17 +7,15 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
-	"strconv"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 const (
-	// unpackerNice makes unpacking worth a tenth of everything else to the scheduler (sched(7)).
-	unpackerNice = 10
-	lowestNice   = 19
 	// An unpacker that needs more memory than the second is refused it, and ends; from the first on it collects garbage
 	// whatever that costs.
 	unpackerBytes, maxUnpackerBytes = 1 << 30, 2 << 30
@@ -65,24 +63,7 @@ func restrain() error {
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &limit); err != nil {
 		return os.NewSyscallError("setrlimit", err)
 	}
-	// 0 is this thread, and the answer is 20 - nice (getpriority(2), C library/kernel differences).
-	now, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-	if err != nil {
-		return os.NewSyscallError("getpriority", err)
-	}
-	nice := min(20-now+unpackerNice, lowestNice)
-	for range 2 { // a thread has it from the one that made it, which may have been before its turn
-		threads, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			return err
-		}
-		for _, thread := range threads {
-			if tid, err := strconv.Atoi(thread.Name()); err == nil {
-				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // it may have ended
-			}
-		}
-	}
-	return nil
+	return sys.BackgroundProcess()
 }
 
 // unpackLayer unpacks one layer into the directory of its snapshot.

@@ -17,6 +17,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
+	"github.com/podwright/podwright/runtime/sys"
+
 	"github.com/podwright/podwright/test/e2e/registry"
 )
 
@@ -86,7 +88,7 @@ func TestUnpackerServesOneLayerAfterAnother(t *testing.T) {
 	}
 	for _, thread := range threads {
 		tid, _ := strconv.Atoi(thread.Name())
-		if got, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil && got != max(mine-unpackerNice, 20-lowestNice) {
+		if got, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil && got != max(mine-sys.BackgroundNice, 20-sys.LowestNice) {
 			t.Errorf("thread %d of the unpacker has priority %d, this one %d", tid, got, mine)
 		}
 	}

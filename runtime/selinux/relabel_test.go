@@ -404,16 +404,25 @@ func TestRelabelFollowsNoBottomlessTree(t *testing.T) {
 func TestRelabelableRefusesWhatTheNodeNeeds(t *testing.T) {
 	dir := t.TempDir()
 	alias := filepath.Join(dir, "alias")
-	if err := os.Symlink("/usr", alias); err != nil {
-		t.Fatal(err)
+	state := filepath.Join(dir, "state")
+	into, below := filepath.Join(dir, "into"), filepath.Join(dir, "below")
+	for _, err := range []error{
+		os.Symlink("/usr", alias), os.MkdirAll(state+"/containers", 0o755), os.Symlink("/sys/kernel", into), os.Symlink(state+"/containers", below),
+		os.Mkdir(state+"-of-another", 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
-	for _, path := range []string{"/", "/etc", "/etc/", "/usr", "/usr/../etc", "/proc/self", "/sys/kernel", "/dev/shm", "/var/lib", alias, "/etc/passwd", "/proc/self/root"} {
-		if err := Relabelable(path, openTop(t, path)); !errors.Is(err, ErrProtected) || !strings.Contains(err.Error(), "not allowed") {
+	for _, path := range []string{state, state + "/containers", below, into, "/", "/etc", "/etc/", "/usr", "/usr/../etc", "/proc/self", "/sys/kernel", "/dev/shm", "/var/lib", alias, "/etc/passwd", "/proc/self/root"} {
+		if err := Relabelable(path, openTop(t, path), state); !errors.Is(err, ErrProtected) || !strings.Contains(err.Error(), "not allowed") {
 			t.Errorf("%s: got %v, want ErrProtected", path, err)
 		}
 	}
-	if err := Relabelable(dir, openTop(t, dir)); err != nil {
-		t.Errorf("%s: got %v", dir, err)
+	for _, path := range []string{dir, state + "-of-another"} {
+		if err := Relabelable(path, openTop(t, path), state); err != nil {
+			t.Errorf("%s: got %v", path, err)
+		}
 	}
 }
 

@@ -3,14 +3,15 @@ package sys
 import (
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// backgroundNice makes what is done in the background worth a tenth of everything else to the scheduler (sched(7)).
+// BackgroundNice makes what is done in the background worth a tenth of everything else to the scheduler (sched(7)).
 const (
-	backgroundNice = 10
-	lowestNice     = 19
+	BackgroundNice = 10
+	LowestNice     = 19
 )
 
 // The lowest priority that is not idle: class "best effort", level 7, of one thread (ioprio_set(2)). x/sys names none of it.
@@ -25,10 +26,36 @@ const (
 // inherits it. Without permission nothing is lost but that.
 func Background() {
 	runtime.LockOSThread()
-	// 0 is this thread, and the answer is 20 - nice (getpriority(2), C library/kernel differences).
-	if now, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err == nil {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, min(20-now+backgroundNice, lowestNice))
+	if nice, err := backgroundNice(); err == nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice)
 	}
+}
+
+// BackgroundProcess is Background for all threads that the process has and will have.
+func BackgroundProcess() error {
+	nice, err := backgroundNice()
+	if err != nil {
+		return err
+	}
+	for range 2 { // a thread has it from the one that made it, which may have been before its turn
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			return err
+		}
+		for _, thread := range threads {
+			if tid, err := strconv.Atoi(thread.Name()); err == nil {
+				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // it may have ended
+			}
+		}
+	}
+	return nil
+}
+
+// backgroundNice is what the calling thread is to have.
+func backgroundNice() (int, error) {
+	// 0 is this thread, and the answer is 20 - nice (getpriority(2), C library/kernel differences).
+	now, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	return min(20-now+BackgroundNice, LowestNice), os.NewSyscallError("getpriority", err)
 }
 
 // BackgroundIO makes the disks serve the calling thread, which Background has locked, after others. Not every I/O

@@ -19,7 +19,7 @@ func TestBackgroundIsOneThreadsAlone(t *testing.T) {
 		return p
 	}
 	before := priority(0)
-	want := max(before-backgroundNice, 20-lowestNice)
+	want := max(before-BackgroundNice, 20-LowestNice)
 	yielding := func(want int) map[int]bool {
 		entries, err := os.ReadDir("/proc/self/task")
 		if err != nil {
