@@ -37,5 +37,12 @@ func checkLabels(cfg config.SELinux) hostCheck {
 	case !selinux.Enforcing():
 		return hostCheck{Name: name, State: stateLimited, Found: "SELinux, permissive: containers run as " + labels.Type() + ", and nothing is refused to them", Do: "setenforce 1"}
 	}
-	return ok(name, "SELinux, enforcing: containers run as "+labels.Type())
+	found := "SELinux, enforcing: containers run as " + labels.Type()
+	if on, known := selinux.Boolean(hostCapabilities); known && !on {
+		return hostCheck{Name: name, State: stateLimited, Found: found + ", and may not use capabilities that a pod adds", Do: "setsebool -P " + hostCapabilities + " on"}
+	}
+	return ok(name, found)
 }
+
+// hostCapabilities is the reference policy's boolean for capabilities in the node's user namespace. Other policies allow them.
+const hostCapabilities = "container_use_host_all_caps"

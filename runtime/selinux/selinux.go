@@ -9,6 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
@@ -29,6 +32,17 @@ func Enabled() bool { return selinux.GetEnabled() }
 
 // Enforcing says whether what the policy doesn't allow is refused, not only logged.
 func Enforcing() bool { return selinux.EnforceMode() == selinux.Enforcing }
+
+// Boolean is a switch of the loaded policy; known says whether it has one of that name.
+func Boolean(name string) (on, known bool) {
+	text, err := os.ReadFile(filepath.Join(booleans, name))
+	if err != nil {
+		return false, false
+	}
+	return strings.HasPrefix(string(text), "1"), true // what is, and what is pending
+}
+
+const booleans = "/sys/fs/selinux/booleans"
 
 // canonical gives label as the kernel writes it, aliases resolved and categories sorted; an unknown one is ErrLabel. Where
 // the policy doesn't let podwright ask, label is taken as it is: whoever uses it later hears of it then.

@@ -19,6 +19,7 @@ import (
 const (
 	executeFile = "GUESTTEST_EXECUTE" // execute this file, with
 	executeAs   = "GUESTTEST_AS"      // this label, if any
+	attachTo    = "GUESTTEST_ATTACH"  // or look at this shared memory, then attach it
 
 	codeRefused = 77 // the policy refused it (EACCES, EPERM)
 	codeOther   = 78
@@ -26,9 +27,12 @@ const (
 
 func TestMain(m *testing.M) {
 	var err error
-	if file := os.Getenv(executeFile); file != "" {
+	switch file, memory := os.Getenv(executeFile), os.Getenv(attachTo); {
+	case file != "":
 		err = execute(file, os.Getenv(executeAs))
-	} else {
+	case memory != "":
+		err = attach(memory)
+	default:
 		os.Exit(m.Run())
 	}
 	fmt.Fprintln(os.Stderr, err)
