@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/podwright/podwright/podsandbox/record"
 	"github.com/podwright/podwright/podsandbox/spec"
+	"github.com/podwright/podwright/runtime/mounts"
 	"github.com/podwright/podwright/runtime/selinux"
 )
 
@@ -91,7 +93,10 @@ func relabelVolumes(ctx context.Context, m *core, op *Operation, s *sandbox, c *
 		}
 		op.at("label volumes")
 		field := fmt.Sprintf("mounts[%d].selinux_relabel", i)
-		progress, err := relabelVolume(ctx, m, op, s, mount.GetHostPath(), label)
+		progress, err := relabelVolume(ctx, m, op, s, hostMount{path: mount.GetHostPath()}, label)
+		if err == nil {
+			err = relabelBelow(ctx, m, op, s, mount.GetHostPath(), label, func(left string) { spec.AddNotes(ociSpec, field+" left out "+left) })
+		}
 		switch {
 		case errors.Is(err, selinux.ErrNoLabels):
 			spec.AddNotes(ociSpec, field+" has no effect: the file system of "+mount.GetHostPath()+" keeps no labels, all its files have that of its mount")
@@ -104,20 +109,59 @@ func relabelVolumes(ctx context.Context, m *core, op *Operation, s *sandbox, c *
 	return nil
 }
 
-func relabelVolume(ctx context.Context, m *core, op *Operation, s *sandbox, path, label string) (selinux.Progress, error) {
-	op.on(Wait{For: WaitMount, Name: path})
-	tree, err := m.cfg.Mounts.OpenBind(ctx, hostSource(path))
+// hostMount is the top of a volume, or of a file system that is mounted in one and has this number.
+type hostMount struct {
+	path string
+	dev  uint64
+}
+
+// errElsewhere: another file system is mounted at a path by now.
+var errElsewhere = errors.New("another file system is there by now")
+
+// relabelBelow sees to the tmpfs that are mounted in a volume and nowhere else, which the container has with it. Other
+// mounts in it keep their labels. What the policy keeps podwright from labelling is left out, as if it were such a mount.
+func relabelBelow(ctx context.Context, m *core, op *Operation, s *sandbox, path, label string, left func(what string)) error {
+	var below []mounts.TmpfsMount
+	err := m.cfg.Mounts.Look(ctx, path, func() error {
+		real, err := filepath.EvalSymlinks(path)
+		if err == nil {
+			below, err = mounts.TmpfsBelow(real)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look for mounts below: %w", err)
+	}
+	for _, t := range below {
+		_, err := relabelVolume(ctx, m, op, s, hostMount{t.Path, t.Dev}, label)
+		switch {
+		case err == nil, errors.Is(err, selinux.ErrNoLabels):
+		case ctx.Err() != nil, errors.Is(err, ErrTimeout), errors.Is(err, ErrUnavailable):
+			return fmt.Errorf("tmpfs %s: %w", t.Path, err)
+		default:
+			left(fmt.Sprintf("the tmpfs on %s: %v", t.Path, err))
+		}
+	}
+	return nil
+}
+
+func relabelVolume(ctx context.Context, m *core, op *Operation, s *sandbox, at hostMount, label string) (selinux.Progress, error) {
+	op.on(Wait{For: WaitMount, Name: at.path})
+	tree, err := m.cfg.Mounts.OpenBind(ctx, hostSource(at.path))
 	if err != nil {
 		return selinux.Progress{}, err
 	}
-	v := volume{path: path, label: label, top: tree.File}
-	err = m.cfg.Mounts.Look(ctx, path, func() error {
+	v := volume{path: at.path, label: label, top: tree.File}
+	err = m.cfg.Mounts.Look(ctx, at.path, func() error {
 		var st unix.Stat_t
 		if err := unix.Fstat(int(v.top.Fd()), &st); err != nil {
 			return err
 		}
 		v.id = volumeID{st.Dev, st.Ino}
-		return selinux.Relabelable(path, v.top, m.cfg.StateDir, m.cfg.RunDir)
+		if at.dev != 0 && at.dev != st.Dev {
+			return errElsewhere
+		}
+		return selinux.Relabelable(at.path, v.top, m.cfg.StateDir, m.cfg.RunDir)
 	})
 	if err != nil {
 		tree.File.Close()
