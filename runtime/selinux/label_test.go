@@ -206,7 +206,7 @@ func TestLabelsAreWrittenWithoutFollowingLinks(t *testing.T) {
 		}
 	}
 	before := writtenLabel(outside)
-	if err := SetFile(filepath.Join(dir, "a/link"), "system_u:object_r:other_t:s0"); err != nil {
+	if err := SetFile(filepath.Join(dir, "a/link"), "system_u:object_r:var_lib_t:s0"); err != nil {
 		t.Fatal(err)
 	}
 	if got := writtenLabel(outside); got != before || got == label {
