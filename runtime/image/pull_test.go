@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 
 	"github.com/podwright/podwright/test/e2e/registry"
 )
@@ -301,10 +302,12 @@ func TestLayersMountAsTheImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := `mount -t overlay -o ro,lowerdir=` + strings.Join(dirs, ":") + ` none "$0" && cd "$0" && find . | sort | tr '\n' ' ' && cat d/kept && stat -c ' %a' o tmp`
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", script, t.TempDir())
-	// The mount is the child's own and ends with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	dir := t.TempDir()
+	if err := unix.Mount("none", dir, "overlay", unix.MS_RDONLY, "lowerdir="+strings.Join(dirs, ":")); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `cd "$0" && find . | sort | tr '\n' ' ' && cat d/kept && stat -c ' %a' o tmp`, dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

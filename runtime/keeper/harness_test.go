@@ -231,8 +231,11 @@ func (n *node) end() {
 	})
 }
 
+// patience is for what takes milliseconds, on a machine that is emulated and shared.
+const patience = 2 * time.Minute
+
 func (n *node) ctx() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	n.t.Cleanup(cancel)
 	return ctx
 }
@@ -250,12 +253,12 @@ func (n *node) waitConnected() { n.t.Helper(); n.eventually("a connection", n.Co
 
 func (n *node) eventually(what string, f func() bool) {
 	n.t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		if f() {
 			return
 		}
 		if time.Now().After(deadline) {
-			n.t.Fatalf("no %s within 20 s", what)
+			n.t.Fatalf("no %s within %s", what, patience)
 		}
 	}
 }

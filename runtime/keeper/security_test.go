@@ -39,7 +39,7 @@ func TestOnlyRootIsAnswered(t *testing.T) {
 		t.Errorf("socket: got %v, %v, want mode 0600", info, err)
 	}
 	// Its path opened to everybody: still nobody else is served.
-	short, err := os.MkdirTemp("/tmp", "k")
+	short, err := os.MkdirTemp("", "k") // on the socket's file system, and short
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 
@@ -21,7 +22,7 @@ func main() {
 	case "label": // the SELinux label of a path
 		buffer := make([]byte, 256)
 		n, err := unix.Lgetxattr(os.Args[2], "security.selinux", buffer)
-		fmt.Printf("%q %v\n", buffer[:max(n, 0)], err)
+		fmt.Printf("%q %v\n", bytes.TrimSuffix(buffer[:max(n, 0)], []byte{0}), err) // which a kernel with SELinux appends
 	case "session": // process id, session, parent's death signal, dumpable
 		sid, _ := unix.Getsid(0)
 		dumpable, _ := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
