@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ import (
 func sleeper(t *testing.T, flags uintptr, script string) Input {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", script+"\necho ready; exec sleep 1000")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags & syscall.CLONE_NEWPID, Unshareflags: flags &^ syscall.CLONE_NEWPID}
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -217,5 +218,32 @@ func TestWhatCannotBeReadIsNotTheProcessesEnd(t *testing.T) {
 	}
 	if err := p.explain("x", unix.EINVAL); !errors.Is(err, ErrGone) {
 		t.Errorf("of a process that ends: %v", err)
+	}
+}
+
+// What a process has lost on its way out was not missing while it ran. The first one of a PID namespace waits for all others
+// there without mounts, and still counts as running.
+func TestProcessThatEndsIsNotConfinedLess(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: makes PID namespaces")
+	}
+	for i := range 30 {
+		in := sleeper(t, syscall.CLONE_NEWPID, "sleep 1000 >/dev/null & sleep 1000 >/dev/null &")
+		in.Spec.Linux.MaskedPaths = slices.Repeat([]string{"/proc/absent"}, 100)
+		time.AfterFunc(time.Duration(i)*20*time.Microsecond, func() { _ = unix.Kill(in.PID, unix.SIGKILL) })
+		for {
+			r, err := Read(in)
+			if errors.Is(err, ErrGone) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range r.Findings {
+				if f.Differs && f.Aspect == "masked path /proc/absent" {
+					t.Fatalf("round %d: got %+v", i, f)
+				}
+			}
+		}
 	}
 }

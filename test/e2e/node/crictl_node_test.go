@@ -45,6 +45,10 @@ func TestCrictlOfANode(t *testing.T) {
 	c.has([]string{"looked-at"}, "images", "--digests", image)
 	checkInspecti(t, c.run("inspecti", image), image)
 	c.fails([]string{"no such image"}, "inspecti", "example.org/absent:1")
+	// It is counted some time after a pull, not while somebody waits.
+	eventually(t, 10*time.Second, "count of what images take", func() bool {
+		return !strings.Contains(strings.ReplaceAll(c.run("imagefsinfo", "-o", "json"), " ", ""), `"usedBytes":{"value":"0"}`)
+	})
 	checkImageFS(t, n, c.run("imagefsinfo", "-o", "json"))
 	c.has([]string{n.path("state")}, "imagefsinfo", "-o", "table")
 	c.has([]string{"RuntimeReady", "NetworkReady", "recursive_read_only_mounts"}, "info", "-o", "json")
