@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // FilterDigest names a seccomp program, an array of struct sock_filter, by its SHA-256; "" for none.
@@ -115,11 +116,14 @@ func ReadFilters(ctx context.Context, pid int, startTime uint64) ([]string, erro
 		err     error
 	}
 	done := make(chan answer, 1)
-	// Owner: this call; ends by stopPatience. The thread ends with it, and with the thread whatever it still traces.
+	// Owner: this call; ends by stopPatience. With the thread ends whatever it still traces.
 	go func() {
-		runtime.LockOSThread()
-		digests, err := readFilters(pid, startTime)
-		done <- answer{digests, err}
+		var a answer
+		a.err = sys.OnThread(func() (err error) {
+			a.digests, err = readFilters(pid, startTime)
+			return err
+		})
+		done <- a
 	}()
 	select {
 	case a := <-done:

@@ -11,8 +11,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
-
-	"github.com/podwright/podwright/runtime/sys"
 )
 
 const (
@@ -55,7 +53,7 @@ func ServeLayers(in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// restrain makes the process yield to others and bounds its memory: what it reads comes from anybody.
+// restrain bounds the process's memory: what it reads comes from anybody. What else it is kept to it was born with (confine).
 func restrain() error {
 	debug.SetMemoryLimit(unpackerBytes)
 	// Not RLIMIT_AS: Go reserves much more than it uses.
@@ -63,7 +61,7 @@ func restrain() error {
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &limit); err != nil {
 		return os.NewSyscallError("setrlimit", err)
 	}
-	return sys.BackgroundProcess()
+	return nil
 }
 
 // unpackLayer unpacks one layer into the directory of its snapshot.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // unpackers are processes that unpack the layers of one pull, one layer at a time each. They are processes so that the
@@ -26,6 +28,8 @@ import (
 type unpackers struct {
 	command []string
 	lock    *os.File
+	reads   []string // all of the node that its processes may read
+	writes  []string // and write to
 
 	once     sync.Once
 	starting sync.WaitGroup
@@ -58,19 +62,32 @@ func (u *unpackers) prepare() {
 }
 
 func (u *unpackers) start() (*unpacker, error) {
+	var p *unpacker
+	// What is put on the thread goes to the process, and ends with the thread.
+	err := sys.OnThread(func() (err error) {
+		sys.Background()
+		if err = u.confine(); err == nil {
+			p, err = u.launch()
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start unpacker: %w", err)
+	}
+	return p, nil
+}
+
+func (u *unpackers) launch() (*unpacker, error) {
 	p := &unpacker{cmd: exec.Command(u.command[0], u.command[1:]...)}
 	p.cmd.Env, p.cmd.Dir, p.cmd.ExtraFiles, p.cmd.Stderr, p.cmd.WaitDelay = []string{}, "/", []*os.File{u.lock}, &p.said, unpackerPatience
 	var err error
 	if p.jobs, err = p.cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("start unpacker: %w", err)
+		return nil, err
 	}
 	if p.results, err = p.cmd.StdoutPipe(); err != nil {
-		return nil, fmt.Errorf("start unpacker: %w", errors.Join(err, p.jobs.Close()))
+		return nil, errors.Join(err, p.jobs.Close())
 	}
-	if err := p.cmd.Start(); err != nil { // closes both
-		return nil, fmt.Errorf("start unpacker: %w", err)
-	}
-	return p, nil
+	return p, p.cmd.Start() // closes both if it fails
 }
 
 // take gives one to the caller alone, who gives it back or ends it.

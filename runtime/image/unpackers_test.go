@@ -29,7 +29,8 @@ func newUnpackers(t *testing.T, command ...string) (*unpackers, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { lock.Close() })
-	u := &unpackers{command: command, lock: lock}
+	dir := os.TempDir() // with what t.TempDir gives
+	u := &unpackers{command: command, lock: lock, reads: append([]string{dir}, testLibraries...), writes: []string{dir}}
 	t.Cleanup(u.close)
 	return u, lock
 }
@@ -133,6 +134,7 @@ func TestUnpackerThatCrashesFailsItsLayerAlone(t *testing.T) {
 		t.Errorf("a program that is not there: got %v, %d idle", err, len(u.idle))
 	}
 	nonsense, _ := newUnpackers(t, "/bin/sh", "-c", "head -c 8 /dev/zero | tr '\\0' x; exec sleep 1000")
+	nonsense.reads = append(nonsense.reads, "/dev")
 	if _, err := nonsense.unpack(t.Context(), layerJob{}); !errors.Is(err, errFrameSize) || len(nonsense.idle) != 0 {
 		t.Errorf("a message of two gigabytes: got %v, want it refused", err)
 	}

@@ -3,7 +3,6 @@ package mounts
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -19,37 +18,20 @@ const mountDataLimit = 4095
 // showing it to the host: a thread in a mount namespace of its own mounts it,
 // takes a detached clone and ends, and the namespace goes with it.
 func stagedOverlay(src OverlaySource) (*os.File, error) {
-	type answer struct {
-		file *os.File
-		err  error
-	}
-	answers := make(chan answer, 1)
-	onOwnThread(func() {
-		file, err := stageOverlay(src)
-		answers <- answer{file, err}
+	var file *os.File
+	err := sys.OnThread(func() (err error) {
+		file, err = stageOverlay(src)
+		return err
 	})
-	a := <-answers
-	return a.file, a.err
+	return file, err
 }
 
-// onOwnThread runs fn on a thread that ends with it, and waits. It is never the
-// process's first thread: Go can't end that one but parks it for good, and with
-// it the staging namespace and its mounts would stay; /proc/self would show them.
+// onOwnThread is sys.OnThread for what keeps its answers itself.
 func onOwnThread(fn func()) {
-	done := make(chan struct{})
-	// Owned by this call, which waits for it.
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		if unix.Gettid() != unix.Getpid() {
-			fn()
-			return
-		}
-		// While this goroutine holds the first thread, the next one can't get it.
-		onOwnThread(fn)
-		runtime.UnlockOSThread()
-	}()
-	<-done
+	_ = sys.OnThread(func() error {
+		fn()
+		return nil
+	})
 }
 
 // enterStaging gives the calling thread, which ends soon, a mount namespace of its own.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // Link is a network interface and what went through it since it was made.
@@ -34,7 +36,7 @@ const (
 // sandbox; a socket alone costs as much), without the lock that every change of a network on the node holds, and what one
 // container can make of the answer is bounded.
 func (p *Pins) Links(ctx context.Context, ids []string, visit func(id string, links []Link, err error)) {
-	onThread(func() error {
+	sys.OnThread(func() error {
 		// The kernel looks a name up below it in the namespace that the thread is in then (proc_net_d_revalidate): half of the
 		// price is the way to here.
 		net, err := unix.Openat(int(p.procFile.Fd()), "thread-self/net", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -23,6 +23,8 @@ import (
 	"sort"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // Kind is one of the namespace kinds that can be pinned. A user namespace changes
@@ -152,7 +154,7 @@ func (p *Pins) Create(ctx context.Context, id string, spec Spec) error {
 	if spec.User != nil {
 		err = p.populateOwned(ctx, id, spec, sysctls)
 	} else {
-		err = onThread(func() error { return p.populate(ctx, id, spec, sysctls) })
+		err = sys.OnThread(func() error { return p.populate(ctx, id, spec, sysctls) })
 	}
 	if err != nil {
 		// The caller's context may be why it failed, and what was made must go.
@@ -280,7 +282,7 @@ func (p *Pins) inside(ctx context.Context, id string, join []Kind, fn func() err
 		}
 		files = append(files, f)
 	}
-	return onThread(func() error {
+	return sys.OnThread(func() error {
 		for i, kind := range join {
 			if err := unix.Setns(int(files[i].Fd()), kind.cloneFlag()); err != nil {
 				return fmt.Errorf("join %s namespace: %w", kind, err)

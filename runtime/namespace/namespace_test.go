@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 var testDirs = Config{NetnsDir: "/run/netns", RunDir: "/run/podwright/ns", Holder: []string{"cat"}}
@@ -320,7 +322,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 func TestFailedPinTakesTheEarlierPinsAway(t *testing.T) {
 	p := newPins(t)
 	broken := &Pins{netnsDir: p.netnsDir, runDir: p.runDir, procFile: p.procFile}
-	err := onThread(func() error {
+	err := sys.OnThread(func() error {
 		if err := os.Mkdir(broken.claim("sb1"), 0o700); err != nil {
 			return err
 		}
@@ -329,7 +331,7 @@ func TestFailedPinTakesTheEarlierPinsAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = onThread(func() error { return broken.populate(context.Background(), "sb1", all(""), nil) })
+	err = sys.OnThread(func() error { return broken.populate(context.Background(), "sb1", all(""), nil) })
 	if !errors.Is(err, fs.ErrExist) {
 		t.Fatalf("got %v, want fs.ErrExist", err)
 	}

@@ -95,7 +95,7 @@ func (p *Pins) populateOwned(ctx context.Context, id string, spec Spec, sysctls 
 		return fmt.Errorf("create namespaces: %w", err)
 	}
 	defer h.end()
-	if err := onThread(func() error { return p.setUpOwned(spec, sysctls, h) }); err != nil {
+	if err := sys.OnThread(func() error { return p.setUpOwned(spec, sysctls, h) }); err != nil {
 		return err
 	}
 	for _, kind := range spec.kinds() {

@@ -60,13 +60,16 @@ type walker struct {
 // help is a walker's life after the first.
 func (w *walk) help(first batch) {
 	defer w.workers.Done()
-	sys.Background()
-	_ = sys.BackgroundIO() // without it the disk serves us as anybody
-	k := &walker{walk: w, helper: true}
-	k.finish(first)
-	for b := range w.work {
-		k.finish(b)
-	}
+	_ = sys.OnThread(func() error {
+		sys.Background()
+		_ = sys.BackgroundIO() // without it the disk serves us as anybody
+		k := &walker{walk: w, helper: true}
+		k.finish(first)
+		for b := range w.work {
+			k.finish(b)
+		}
+		return nil
+	})
 }
 
 func (k *walker) finish(b batch) {

@@ -2,8 +2,6 @@ package sys
 
 import (
 	"os"
-	"runtime"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,35 +18,14 @@ const (
 	ioprioOfProcess = 1
 )
 
-// Background gives the calling goroutine, until its end, a thread of its own that yields to others: long work would else
-// hold the processors for milliseconds at a time while the kubelet waits for a list. The thread ends with the goroutine,
-// as its priority can't be had back without CAP_SYS_NICE; the runtime makes no thread from a locked one, so that no other
+// Background makes the calling thread, which is to end with its work (OnThread), yield to others: long work would else hold
+// the processors for milliseconds at a time while the kubelet waits for a list. The priority goes to processes that the
+// thread starts, and can't be had back without CAP_SYS_NICE; the runtime makes no thread from a locked one, so that no other
 // inherits it. Without permission nothing is lost but that.
 func Background() {
-	runtime.LockOSThread()
 	if nice, err := backgroundNice(); err == nil {
 		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, nice)
 	}
-}
-
-// BackgroundProcess is Background for all threads that the process has and will have.
-func BackgroundProcess() error {
-	nice, err := backgroundNice()
-	if err != nil {
-		return err
-	}
-	for range 2 { // a thread has it from the one that made it, which may have been before its turn
-		threads, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			return err
-		}
-		for _, thread := range threads {
-			if tid, err := strconv.Atoi(thread.Name()); err == nil {
-				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // it may have ended
-			}
-		}
-	}
-	return nil
 }
 
 // backgroundNice is what the calling thread is to have.
@@ -58,7 +35,7 @@ func backgroundNice() (int, error) {
 	return min(20-now+BackgroundNice, LowestNice), os.NewSyscallError("getpriority", err)
 }
 
-// BackgroundIO makes the disks serve the calling thread, which Background has locked, after others. Not every I/O
+// BackgroundIO makes the disks serve the calling thread after others. Not every I/O
 // scheduler knows priorities.
 func BackgroundIO() error {
 	_, _, errno := unix.RawSyscall(unix.SYS_IOPRIO_SET, ioprioOfProcess, 0, ioprioLowest)

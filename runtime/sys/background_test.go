@@ -37,7 +37,7 @@ func TestBackgroundIsOneThreadsAlone(t *testing.T) {
 	in, out := make(chan int), make(chan bool)
 	for range 3 {
 		// Owner: the test, which ends it by out.
-		go func() {
+		go OnThread(func() error {
 			Background()
 			if err := BackgroundIO(); err != nil {
 				t.Error(err)
@@ -47,7 +47,8 @@ func TestBackgroundIsOneThreadsAlone(t *testing.T) {
 			}
 			in <- priority(0)
 			<-out
-		}()
+			return nil
+		})
 	}
 	for range 3 {
 		if got := <-in; got != want {

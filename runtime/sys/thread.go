@@ -1,4 +1,4 @@
-package namespace
+package sys
 
 import (
 	"runtime"
@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onThread calls fn on a thread of its own and waits for it. fn may change the
-// thread's namespaces: the goroutine ends without unlocking it, so the Go runtime
-// lets the thread die and nothing else ever runs there (runtime.LockOSThread).
-func onThread(fn func() error) error {
+// OnThread calls fn on a thread of its own and waits for it. fn may change what the thread has: namespaces, priority, what it
+// may do, or trace others: the goroutine ends without unlocking it, so the Go runtime lets the thread die and nothing else
+// ever runs there (runtime.LockOSThread).
+func OnThread(fn func() error) error {
 	done := make(chan error, 1)
 	// Owner: this call, which waits for it. It stops when fn returns.
 	go threadMain(fn, done)
