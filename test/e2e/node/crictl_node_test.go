@@ -47,7 +47,7 @@ func TestCrictlOfANode(t *testing.T) {
 	c.fails([]string{"no such image"}, "inspecti", "example.org/absent:1")
 	// It is counted some time after a pull, not while somebody waits.
 	eventually(t, 10*time.Second, "count of what images take", func() bool {
-		return !strings.Contains(strings.ReplaceAll(c.run("imagefsinfo", "-o", "json"), " ", ""), `"usedBytes":{"value":"0"}`)
+		return !strings.Contains(strings.Join(strings.Fields(c.run("imagefsinfo", "-o", "json")), ""), `"usedBytes":{"value":"0"}`)
 	})
 	checkImageFS(t, n, c.run("imagefsinfo", "-o", "json"))
 	c.has([]string{n.path("state")}, "imagefsinfo", "-o", "table")
