@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/podwright/podwright/runtime/sys"
 	"github.com/podwright/podwright/runtime/wire"
 )
 
@@ -66,9 +67,6 @@ type member struct {
 	exiting              bool // it is on its way out and runs no more code of its own
 }
 
-// exitingFlag is PF_EXITING of the kernel's process flags (include/linux/sched.h).
-const exitingFlag = 0x4
-
 // treeOf finds the living processes of leader's session and their descendants among pids.
 func treeOf(leader int, pids []int) []member {
 	all := map[int]member{}
@@ -123,7 +121,7 @@ func parseMember(line string) (member, error) {
 	}
 	p.pid = number(strings.TrimSpace(line[:open]))
 	p.state, p.parent, p.session = fields[0][0], number(fields[1]), number(fields[3])
-	p.exiting = number(fields[6])&exitingFlag != 0
+	p.exiting = number(fields[6])&sys.ProcessExiting != 0
 	start, convErr := strconv.ParseUint(fields[19], 10, 64)
 	if convErr != nil {
 		err = convErr

@@ -51,9 +51,6 @@ func openProcess(pid int, start uint64) (*process, error) {
 
 func (p *process) close() { p.dir.Close() }
 
-// exitingFlag is PF_EXITING of the kernel's process flags (include/linux/sched.h; proc_pid_stat(5), flags).
-const exitingFlag = 0x4
-
 // check gives ErrGone when the process has ended or is another one than meant.
 func (p *process) check() error {
 	stat, err := p.read("stat", smallFile)
@@ -69,7 +66,7 @@ func (p *process) check() error {
 		return ErrGone
 	}
 	// On its way out it runs no program any more, and loses its mounts and groups while it still counts as running.
-	if flags, err := strconv.ParseUint(fields[6], 10, 64); err != nil || flags&exitingFlag != 0 {
+	if flags, err := strconv.ParseUint(fields[6], 10, 64); err != nil || flags&sys.ProcessExiting != 0 {
 		return ErrGone
 	}
 	if start, err := strconv.ParseUint(fields[19], 10, 64); err != nil || start != p.start {

@@ -42,11 +42,18 @@ var confinementFilter = sync.OnceValues(func() (*seccomp.Filter, error) {
 	if err != nil {
 		return nil, err
 	}
-	denied := uint(unix.EPERM)
-	return compiler.Compile(&specs.LinuxSeccomp{
-		DefaultAction: specs.ActAllow,
-		Syscalls:      []specs.LinuxSyscall{{Names: forbidden, Action: specs.ActErrno, ErrnoRet: &denied}},
-	})
+	denied, absent := uint(unix.EPERM), uint(unix.ENOSYS)
+	rules := []specs.LinuxSyscall{
+		{Names: forbidden, Action: specs.ActErrno, ErrnoRet: &denied},
+		{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &absent}, // its flags are in memory; who uses it goes back to clone
+	}
+	for _, namespace := range []uint64{
+		unix.CLONE_NEWNS, unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWNET, unix.CLONE_NEWIPC, unix.CLONE_NEWUTS, unix.CLONE_NEWCGROUP,
+	} {
+		made := specs.LinuxSeccompArg{Index: 0, Value: namespace, ValueTwo: namespace, Op: specs.OpMaskedEqual}
+		rules = append(rules, specs.LinuxSyscall{Names: []string{"clone"}, Action: specs.ActErrno, ErrnoRet: &denied, Args: []specs.LinuxSeccompArg{made}})
+	}
+	return compiler.Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: rules})
 })
 
 var sayUnconfined sync.Once

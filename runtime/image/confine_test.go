@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,7 +46,10 @@ var attempts = []struct {
 		return os.Rename(filepath.Join(dir, "mine"), filepath.Join(dir, "../moved"))
 	}},
 	{"see its parent's memory", 1, func(string) error { return readAny(fmt.Sprintf("/proc/%d/environ", os.Getppid())) }},
-	{"change the kernel", 1, func(string) error { return os.WriteFile("/proc/sys/kernel/hostname", []byte("x"), 0) }},
+	{"change the kernel", 1, func(string) error {
+		_, err := os.OpenFile("/proc/sys/kernel/hostname", os.O_WRONLY, 0) // and no more, should it work
+		return err
+	}},
 	{"end its parent", 6, func(string) error { return syscall.Kill(os.Getppid(), 0) }},
 	{"call somebody", 0, func(string) error {
 		_, err := net.Dial("unix", "/run/podwright/podwright.sock")
@@ -53,6 +57,12 @@ var attempts = []struct {
 	}},
 	{"mount", 0, func(dir string) error { return unix.Mount("tmpfs", dir, "tmpfs", 0, "") }},
 	{"a namespace", 0, func(string) error { return unix.Unshare(unix.CLONE_NEWNS) }},
+	{"a process in a namespace", 0, func(string) error {
+		cmd := exec.Command("/bin/true")
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stderr, os.Stderr // not /dev/null, which it can't open
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUTS}
+		return cmd.Run()
+	}},
 	{"io_uring", 0, func(string) error {
 		_, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0)
 		return errno

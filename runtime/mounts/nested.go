@@ -1,11 +1,12 @@
 package mounts
 
 import (
+	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,38 +20,28 @@ type TmpfsMount struct {
 // part of what is there, as somebody put it there. There is no symlink in path. It reads the table of mounts and touches
 // none of them.
 func TmpfsBelow(path string) ([]TmpfsMount, error) {
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	table, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	return tmpfsBelow(string(table), path), nil
+	defer table.Close()
+	return tmpfsBelow(table, path)
 }
 
-func tmpfsBelow(table, path string) []TmpfsMount {
+func tmpfsBelow(table io.Reader, path string) ([]TmpfsMount, error) {
+	all, err := mountinfo.GetMountsFromReader(table, mountinfo.FSTypeFilter("tmpfs"))
+	if err != nil {
+		return nil, err
+	}
 	var found []TmpfsMount
 	elsewhere := map[uint64]bool{}
-	for line := range strings.Lines(table) {
-		before, after, _ := strings.Cut(line, " - ")
-		fsType, _, _ := strings.Cut(after, " ")
-		f := strings.Fields(before) // id, parent, device, root, mount point: proc_pid_mountinfo(5)
-		if len(f) < 5 || fsType != "tmpfs" {
-			continue
-		}
-		major, minor, _ := strings.Cut(f[2], ":")
-		high, errHigh := strconv.ParseUint(major, 10, 32)
-		low, errLow := strconv.ParseUint(minor, 10, 32)
-		if errHigh != nil || errLow != nil {
-			continue
-		}
-		dev, point := unix.Mkdev(uint32(high), uint32(low)), unescape.Replace(f[4])
-		if f[3] == "/" && strings.HasPrefix(point, strings.TrimSuffix(path, "/")+"/") {
-			found = append(found, TmpfsMount{Path: point, Dev: dev})
+	for _, m := range all {
+		dev := unix.Mkdev(uint32(m.Major), uint32(m.Minor))
+		if m.Root == "/" && strings.HasPrefix(m.Mountpoint, strings.TrimSuffix(path, "/")+"/") {
+			found = append(found, TmpfsMount{Path: m.Mountpoint, Dev: dev})
 		} else {
 			elsewhere[dev] = true
 		}
 	}
-	return slices.DeleteFunc(found, func(t TmpfsMount) bool { return elsewhere[t.Dev] })
+	return slices.DeleteFunc(found, func(t TmpfsMount) bool { return elsewhere[t.Dev] }), nil
 }
-
-// unescape takes back what the kernel writes for characters that would divide fields (mangle_path).
-var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

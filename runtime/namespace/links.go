@@ -36,31 +36,21 @@ const (
 // sandbox; a socket alone costs as much), without the lock that every change of a network on the node holds, and what one
 // container can make of the answer is bounded.
 func (p *Pins) Links(ctx context.Context, ids []string, visit func(id string, links []Link, err error)) {
-	sys.OnThread(func() error {
-		// The kernel looks a name up below it in the namespace that the thread is in then (proc_net_d_revalidate): half of the
-		// price is the way to here.
-		net, err := unix.Openat(int(p.procFile.Fd()), "thread-self/net", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			defer unix.Close(net)
-		}
-		broken := os.NewSyscallError("openat", err)
+	_ = sys.OnThread(func() error {
 		buf := make([]byte, maxLinkBytes)
 		for _, id := range ids {
 			if ctx.Err() != nil {
 				break
 			}
-			links, err := []Link(nil), broken
-			if err == nil {
-				links, err = p.links(id, net, buf)
-			}
+			links, err := p.links(id, buf)
 			visit(id, links, err)
 		}
 		return nil
 	})
 }
 
-// links runs on a thread that may be left in the sandbox's namespace; net is the thread's directory of procfs.
-func (p *Pins) links(id string, net int, buf []byte) ([]Link, error) {
+// links runs on a thread that may be left in the sandbox's namespace.
+func (p *Pins) links(id string, buf []byte) ([]Link, error) {
 	fd, err := p.open(id, Net)
 	if err != nil {
 		return nil, err
@@ -71,7 +61,7 @@ func (p *Pins) links(id string, net int, buf []byte) ([]Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("join net namespace: %w", os.NewSyscallError("setns", err))
 	}
-	if fd, err = unix.Openat(net, "dev", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+	if fd, err = unix.Openat(int(p.procFile.Fd()), "thread-self/net/dev", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", os.NewSyscallError("openat", err))
 	}
 	defer unix.Close(fd)
