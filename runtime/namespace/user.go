@@ -131,6 +131,9 @@ func (p *Pins) setUpOwned(spec Spec, sysctls []sysctl, h *holder) error {
 	if err := loopbackUp(spec); err != nil {
 		return err
 	}
+	if err := ownQueues(spec); err != nil {
+		return err
+	}
 	if len(sysctls) == 0 {
 		return nil
 	}
@@ -138,6 +141,34 @@ func (p *Pins) setUpOwned(spec Spec, sysctls []sysctl, h *holder) error {
 		return err
 	}
 	return p.writeSysctls(sysctls)
+}
+
+// ownQueues gives the root of the IPC namespace's mqueue file system to the namespace's root. The kernel made it with
+// the namespace, and for the user who did (ipc/mqueue.c, mq_init_ns): the daemon's, who is nobody inside. There, a
+// label of SELinux's can only be set by an owner who is somebody. The calling thread is in the IPC namespace.
+func ownQueues(spec Spec) error {
+	uid, hasUID := outside(spec.User.UIDs, 0)
+	gid, hasGID := outside(spec.User.GIDs, 0)
+	if !spec.IPC || !hasUID || !hasGID {
+		return nil
+	}
+	fs, err := sys.OpenFS("mqueue")
+	if err != nil {
+		return err
+	}
+	defer fs.Close()
+	if err := fs.Create(); err != nil {
+		return err
+	}
+	root, err := fs.Mount(0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := unix.Fchownat(int(root.Fd()), "", int(uid), int(gid), unix.AT_EMPTY_PATH); err != nil {
+		return fmt.Errorf("give the root of mqueue to user %d and group %d: %w", uid, gid, err)
+	}
+	return nil
 }
 
 // becomeOwner gives the calling thread, which ends soon, the ids of the namespace's

@@ -69,6 +69,10 @@ func TestCreateMakesNamespacesThatBelongToAUserNamespace(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", file, got, want)
 		}
 	}
+	queues := "mount -t mqueue mqueue /mnt && stat -c %u:%g:%a /mnt"
+	if got := inNamespace(t, p, "sb1", "unshare", "--mount", "sh", "-c", queues); got != "200000:201000:1777" {
+		t.Errorf("root of mqueue: got %q, want the namespace's root to own it", got)
+	}
 	if got := inNamespace(t, p, "sb1", "ip", "-br", "addr", "show", "lo"); !strings.Contains(got, "127.0.0.1/8") {
 		t.Errorf("lo: got %q, want it up", got)
 	}
