@@ -87,6 +87,9 @@ func fakeInit() {
 		os.Exit(1)
 	case "die":
 		unix.Kill(os.Getpid(), unix.SIGKILL)
+	case "crash":
+		os.Stderr.WriteString("fatal error: out of\x1b memory\n\n\tstack")
+		os.Exit(2)
 	case "rubbish":
 		unix.Write(launch.StatusFd, []byte("rubbish"))
 	case "hang":

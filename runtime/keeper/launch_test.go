@@ -56,12 +56,17 @@ func TestFailedLaunchSaysWhyAndLeavesNothing(t *testing.T) {
 	for how, want := range map[string]string{
 		"error":         "mount /proc /proc: no such file or directory",
 		"die":           "init: SIGKILL",
+		"crash":         `init: exit status 2: "fatal error: out of\x1b memory stack"`,
 		"rubbish":       "malformed launch encoding",
 		"clone and die": "init: SIGKILL",
 	} {
 		t.Run(how, func(t *testing.T) {
-			for range 2 { // the id is free again
+			for i := range 2 { // the id is free again
 				w := n.workload("c1", how, "sleep", "1000")
+				if how == "crash" {
+					w = n.sh(fmt.Sprintf("crash%d", i), "true")
+					w.Plan.Ops[0].Arg = how
+				}
 				_, err := n.Launch(n.ctx(), w.Launch)
 				closeFiles(w.files)
 				if err == nil || !strings.Contains(err.Error(), want) {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 
 	"github.com/podwright/podwright/runtime/initproc"
 	"github.com/podwright/podwright/runtime/launch"
@@ -83,9 +85,34 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Process, error) {
 		if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 			c.undo(l.ID)
 		}
-		return Process{}, err
+		return Process{}, withLastWords(err, l.StderrRead)
 	}
 	return process(answer, fds)
+}
+
+// withLastWords adds what an init wrote that ended without a status: all there is to know then, for example why Go's
+// runtime gave up. Nothing of the workload ran, so the words are init's own.
+func withLastWords(err error, stderr *os.File) error {
+	var step *launch.StepError
+	if !errors.As(err, &step) || !strings.HasPrefix(step.Step, "init: ") || stderr == nil {
+		return err
+	}
+	pipe, unusable := stderr.SyscallConn()
+	if unusable != nil {
+		return err
+	}
+	var text [1024]byte
+	n := 0
+	pipe.Control(func(fd uintptr) {
+		if ready, _ := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0); ready == 1 {
+			n, _ = unix.Read(int(fd), text[:])
+		}
+	})
+	words := strings.Join(strings.Fields(string(text[:max(n, 0)])), " ")
+	if words == "" {
+		return err
+	}
+	return &launch.StepError{Step: step.Step + ": " + strconv.QuoteToASCII(words)}
 }
 
 func process(m *wire.Message, fds []int) (Process, error) {
