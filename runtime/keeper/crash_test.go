@@ -150,6 +150,63 @@ func TestKeeperIsKilledDuringLaunches(t *testing.T) {
 	})
 }
 
+// The one that has been cloned and has not executed its program yet, which a frozen group holds there.
+func TestKeeperIsKilledBeforeAnInitExecutes(t *testing.T) {
+	group, err := os.MkdirTemp(unifiedRoot(t), "podwright-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes := func() string {
+		text, err := os.ReadFile(group + "/cgroup.procs")
+		if err != nil {
+			t.Error(err)
+		}
+		return strings.TrimSpace(string(text))
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(group+"/cgroup.kill", []byte("1"), 0); err != nil {
+			t.Error(err)
+		}
+		for processes() != "" {
+			time.Sleep(time.Millisecond)
+		}
+		if err := os.Remove(group); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(group+"/cgroup.freeze", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t)
+	before := n.hello()
+	w := n.workload("c1", "hang", "sleep", "1000")
+	w.Cgroup = n.open(w, group, unix.O_PATH|unix.O_DIRECTORY)
+	var launch sync.WaitGroup
+	launch.Go(func() { n.Launch(n.ctx(), w.Launch); closeFiles(w.files) })
+	n.eventually("a clone in the group", func() bool { return processes() != "" })
+	unix.Kill(before.KeeperPID, unix.SIGKILL)
+	n.eventually("another keeper", func() bool {
+		h, err := n.Hello(n.ctx())
+		return err == nil && h.KeeperPID != before.KeeperPID && n.Connected()
+	})
+	launch.Wait()
+	n.eventually("end of the clone", func() bool { return processes() == "" })
+	n.noOrphans()
+}
+
+// unifiedRoot is where cgroup2 is mounted.
+func unifiedRoot(t *testing.T) string {
+	t.Helper()
+	for _, root := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		var fs unix.Statfs_t
+		if unix.Statfs(root, &fs) == nil && fs.Type == unix.CGROUP2_SUPER_MAGIC {
+			return root
+		}
+	}
+	t.Skip("cgroup2 is not mounted")
+	return ""
+}
+
 // An anchor that dies alone is replaced by the keeper, and then the keeper may die again.
 func TestAnchorIsKilled(t *testing.T) {
 	n := newNode(t)

@@ -125,18 +125,19 @@ var errCutShort = errors.New("the keeper ended before the launch did")
 const cutShortGrace = 2 * time.Second
 
 // killStrays ends what the keeper before had started and not yet told the anchor when it died: children of the anchor
-// that still execute init's program. One that goes on to report finds its socket closed and ends by itself; one that
-// hangs in a mount does not.
+// that execute init's program, or still the keeper's. One that goes on to report finds its socket closed and ends by
+// itself; one that hangs in a mount does not.
 func (k takeover) killStrays(held []*anchor.Held) {
-	known := map[int]bool{}
+	known := map[int]bool{unix.Getpid(): true}
 	for _, h := range held {
 		known[h.PID] = true
 	}
-	var program, exe unix.Stat_t
+	var program, own, exe unix.Stat_t
 	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", unix.Getppid()))
-	if err != nil || unix.Fstat(wire.InitFd, &program) != nil {
+	if err != nil || unix.Fstat(wire.InitFd, &program) != nil || unix.Stat("/proc/self/exe", &own) != nil {
 		return
 	}
+	same := func(a unix.Stat_t) bool { return a.Ino == exe.Ino && a.Dev == exe.Dev }
 	for _, list := range lists {
 		text, _ := os.ReadFile(list)
 		for _, field := range strings.Fields(string(text)) {
@@ -145,7 +146,7 @@ func (k takeover) killStrays(held []*anchor.Held) {
 			if err != nil {
 				continue
 			}
-			if !known[pid] && unix.Stat("/proc/"+field+"/exe", &exe) == nil && exe.Ino == program.Ino && exe.Dev == program.Dev {
+			if !known[pid] && unix.Stat("/proc/"+field+"/exe", &exe) == nil && (same(program) || same(own)) {
 				k.log.Info("Killing an init that nobody knows", "pid", pid)
 				unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
 			}
