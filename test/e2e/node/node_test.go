@@ -124,7 +124,11 @@ func (n *node) serve() error {
 		return err
 	}
 	defer log.Close()
-	n.daemon = exec.Command(filepath.Join(binDir(), "podwright"), "--config", n.path("config.toml"), "serve")
+	serve := []string{filepath.Join(binDir(), "podwright"), "--config", n.path("config.toml"), "serve"}
+	if hasLabels() { // as systemd starts it; a program that an administrator starts stays in the administrator's domain
+		serve = append([]string{"runcon", "system_u:system_r:podwright_t:s0"}, serve...)
+	}
+	n.daemon = exec.Command(serve[0], serve[1:]...)
 	n.daemon.Stderr, n.daemon.Env = log, append(os.Environ(), n.env...)
 	if err := n.daemon.Start(); err != nil {
 		return err

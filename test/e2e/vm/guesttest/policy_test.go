@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -21,17 +22,21 @@ const (
 	executeAs   = "GUESTTEST_AS"      // this label, if any
 	attachTo    = "GUESTTEST_ATTACH"  // or look at this shared memory, then attach it
 
+	traceProcess = "GUESTTEST_TRACE" // or trace this process
+
 	codeRefused = 77 // the policy refused it (EACCES, EPERM)
 	codeOther   = 78
 )
 
 func TestMain(m *testing.M) {
 	var err error
-	switch file, memory := os.Getenv(executeFile), os.Getenv(attachTo); {
+	switch file, memory, process := os.Getenv(executeFile), os.Getenv(attachTo), os.Getenv(traceProcess); {
 	case file != "":
 		err = execute(file, os.Getenv(executeAs))
 	case memory != "":
 		err = attach(memory)
+	case process != "":
+		err = trace(process)
 	default:
 		os.Exit(m.Run())
 	}
@@ -92,10 +97,23 @@ func refusals(t *testing.T, after int, words ...string) []string {
 // mark is the number of refusals so far.
 func mark(t *testing.T) int { return len(refusals(t, 0)) }
 
-// told says whether the policy logs every refusal (VM_DONTAUDIT=off), not only those it has to.
-func told() bool {
-	_, err := os.Stat("/var/lib/selinux/default/disable_dontaudit")
-	return err == nil
+// denied runs a script in the container, which the policy has to refuse: its log says so of this container, with all words.
+func (c *container) denied(script string, words ...string) {
+	c.p.t.Helper()
+	since := mark(c.p.t)
+	said := c.refused(script)
+	lines := refusals(c.p.t, since, append(words, "scontext="+label(c.p.t, c.pid())+" ")...)
+	if len(lines) == 0 {
+		c.p.t.Errorf("%s: %s\nno refusal with %q was logged, but:\n%s", script, said, words, strings.Join(refusals(c.p.t, since), "\n"))
+	}
+	c.p.t.Logf("%s: %s\n%s", script, said, strings.Join(lines, "\n"))
+}
+
+// allow turns a boolean of the policy on while the test runs.
+func allow(t *testing.T, boolean string) {
+	t.Helper()
+	run(t, "setsebool", boolean, "on")
+	t.Cleanup(func() { run(t, "setsebool", boolean, "off") })
 }
 
 // hostPID makes a pod of a test that sees the node's processes, at a level if one is given.
@@ -119,58 +137,104 @@ func withPaths(p *pod, paths map[string]string) func(*criv1.ContainerConfig) {
 	}
 }
 
-// Of two containers with the node's PIDs, uid 0 and one directory of the node, one can do nothing to what is the other's:
-// types, users and capabilities are the same. (Whether a process is there, kill -0, the policy doesn't guard.)
+// Of three containers with the node's PIDs, uid 0 and one directory of the node, one can do nothing to what is another's
+// but where the level is the same: types, users and capabilities are. (Whether a process is there, kill -0, the policy
+// doesn't guard.)
 func TestCategoriesAloneSeparate(t *testing.T) {
 	needs(t, "selinux")
+	allow(t, "podwright_containers_trace") // or the policy lets nobody trace at all
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
 	d := connect(t)
-	paths := map[string]string{labelled(t, "system_u:object_r:container_file_t:s0"): "/shared"}
+	paths := map[string]string{
+		labelled(t, "system_u:object_r:container_file_t:s0"):          "/shared",
+		labelled(t, "system_u:object_r:container_file_t:s0", program): "/program",
+	}
 	podA, podB := d.pod(hostPID("")), d.pod(hostPID(""))
 	a, b := podA.sleeper(withPaths(podA, paths)), podB.sleeper(withPaths(podB, paths))
 	labelA, labelB := label(t, a.pid()), label(t, b.pid())
 	if labelA == labelB || !strings.Contains(labelA, ":container_t:s0:c") || !strings.Contains(labelB, ":container_t:s0:c") {
 		t.Fatalf("got labels %s and %s, want container_t with two different pairs of categories", labelA, labelB)
 	}
-	b.shell("echo b >/shared/b")
-	for class, script := range map[string]string{
-		"{ read }": "cat /shared/b", "{ append }": "echo a >>/shared/b", "{ unlink }": "rm -f /shared/b", "{ signal }": "kill -TERM " + b.pid(),
-		"tclass=dir": "cat /proc/" + b.pid() + "/environ",
-	} {
-		since := mark(t)
-		said := a.refused(script)
-		lines := refusals(t, since, class, "scontext="+labelA)
-		t.Logf("%s: %s\n%s", script, said, strings.Join(lines, "\n"))
-		if told() && len(lines) == 0 {
-			t.Errorf("%s: no refusal of %s was logged; all: %v", script, class, refusals(t, since))
+	_, level, _ := strings.Cut(labelB, ":container_t:")
+	podC := d.pod(hostPID(level))
+	c := podC.sleeper(withPaths(podC, paths))
+	if got := label(t, c.pid()); got != labelB {
+		t.Fatalf("a container that asks for level %s has label %s, want %s", level, got, labelB)
+	}
+	trace := func(other *container) string {
+		return traceProcess + "=" + other.pid() + " /program/" + filepath.Base(program)
+	}
+	for _, own := range []*container{a, b} {
+		name, foreign := "/shared/"+own.id, b
+		if own == b {
+			foreign = a
+		}
+		own.shell("echo mine >" + name)
+		of := "tcontext=" + label(t, foreign.pid()) + " "
+		file := ":" + strings.SplitN(label(t, own.pid()), ":", 4)[3] + " tclass=file"
+		for script, words := range map[string][]string{
+			"cat " + name: {"{ read }", file}, "echo yours >>" + name: {"{ append }", file}, "rm -f " + name: {"{ unlink }", file},
+		} {
+			foreign.denied(script, words...)
+		}
+		own.denied("kill -CONT "+foreign.pid(), "{ signal }", of)
+		own.denied("kill -KILL "+foreign.pid(), "{ sigkill }", of)
+		own.denied("cat /proc/"+foreign.pid()+"/environ", "tclass=dir", of)
+		own.denied(trace(foreign), "{ ptrace }", of)
+		if got := own.shell("cat " + name); got != "mine" {
+			t.Errorf("%s has %q, want it as its owner wrote it", name, got)
 		}
 	}
-	if got := b.shell("cat /shared/b"); got != "b" {
-		t.Errorf("B's file has %q, want it as B wrote it", got)
+	if got := c.shell("echo too >>/shared/" + b.id + " && cat /shared/" + b.id); got != "mine\ntoo" {
+		t.Errorf("with B's level, B's file has %q", got)
 	}
+	c.shell("kill -CONT " + b.pid() + " && cat /proc/" + b.pid() + "/environ >/dev/null && " + trace(b) + " && rm /shared/" + b.id)
+	b.shell(trace(c))
+	c.denied(trace(a), "{ ptrace }", "tcontext="+labelA+" ")
+	b.shell("kill -KILL " + c.pid())
+	eventually(t, "the end of C", func() bool { return unix.Access("/proc/"+c.pid(), unix.F_OK) != nil })
 }
 
-// A container that has the node's whole tree and uid 0 reads of it what the policy says.
+// trace begins to trace a process, and lets go of it by ending.
+func trace(process string) error {
+	pid, err := strconv.Atoi(process)
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	if err := unix.PtraceSeize(pid); err != nil {
+		return fmt.Errorf("trace process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// A container that has the node's whole tree and uid 0 reads of it what the policy says, whatever capabilities it has.
 func TestNodesTreeIsNotTheContainers(t *testing.T) {
 	needs(t, "selinux")
+	allow(t, "container_use_host_all_caps")
+	closed := labelled(t, "system_u:object_r:container_file_t:s0", "/etc/hostname") + "/hostname"
+	run(t, "chmod", "0", closed)
+	run(t, "chown", "7:7", closed)
 	p := connect(t).pod()
-	c := p.sleeper(withPaths(p, map[string]string{"/": "/host"}))
-	if got := c.shell("cat /host/etc/hostname"); got == "" {
-		t.Error("the node's /etc/hostname is empty")
-	}
-	for _, script := range []string{
-		"cat /host/etc/shadow", "echo x >>/host/etc/passwd", "touch /host/root/x", "cat /host/etc/podwright/config.toml",
-		"ls /host/var/lib/podwright/records", "ls /host/var/lib/podwright/containers/" + c.id, "ls /host/run/podwright",
-		"echo 1 >/host/proc/sys/kernel/core_pattern",
-	} {
-		since := mark(t)
-		t.Logf("%s: %s\n%s", script, c.refused(script), strings.Join(refusals(t, since, "scontext="+label(t, c.pid())), "\n"))
-	}
-	if told() {
-		since := mark(t)
-		c.refused("cat /host/etc/shadow")
-		if len(refusals(t, since, "shadow_t")) == 0 {
-			t.Errorf("no refusal of shadow_t was logged: %v", refusals(t, since))
+	c := p.sleeper(func(config *criv1.ContainerConfig) {
+		withPaths(p, map[string]string{"/": "/host"})(config)
+		config.Linux.SecurityContext.Capabilities = &criv1.Capability{AddCapabilities: []string{"DAC_OVERRIDE", "DAC_READ_SEARCH"}}
+	})
+	for _, file := range []string{"/etc/hostname", closed} {
+		if got := c.shell("cat /host" + file); got == "" {
+			t.Errorf("the node's %s is empty, want it read: it is no secret of the policy's", file)
 		}
+	}
+	for script, kind := range map[string]string{
+		"cat /host/etc/shadow": ":shadow_t:", "echo x >>/host/etc/passwd": ":etc_t:", "touch /host/root/x": ":user_home_dir_t:",
+		"cat /host/etc/podwright/config.toml": ":podwright_etc_t:", "ls /host/var/lib/podwright/records": ":podwright_var_lib_t:",
+		"ls /host/var/lib/podwright/containers/" + c.id: ":podwright_layer_t:", "ls /host/run/podwright": ":podwright_runtime_t:",
+		"echo 1 >/host/proc/sys/kernel/core_pattern": ":",
+	} {
+		c.denied(script, kind)
 	}
 }
 
