@@ -77,6 +77,9 @@ type volume struct {
 // errUnattended is why a job ended that nobody waited for.
 var errUnattended = fmt.Errorf("nobody waited for it for %s", unattended)
 
+// errSuperseded is why a job ended that nobody waited for any more when somebody wanted another label.
+var errSuperseded = errors.New("the volume is to have another label")
+
 // errLeaving is why a job ended with the daemon.
 var errLeaving = errors.New("podwright is being stopped; what has its label by now keeps it")
 
@@ -189,8 +192,8 @@ func relabelError(err error) error {
 }
 
 // do joins the job that gives v its label, or starts one with walk. A job that gives v another label is waited for
-// first: of two containers that want different labels the last one has its way. It takes v.top over. stopped is asked from
-// time to time whether to go on waiting.
+// first, and ended if nobody else waits for it: of two containers that want different labels the last one has its way. It
+// takes v.top over. stopped is asked from time to time whether to go on waiting.
 func (r *relabels) do(ctx context.Context, op *Operation, v volume, walk labeller, stopped func() error) (selinux.Progress, error) {
 	started := false
 	defer func() {
@@ -221,6 +224,10 @@ func (r *relabels) enter(ctx context.Context, v volume, walk labeller) (job *rel
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if job := r.running[v.id]; job != nil {
+		if job.label != v.label && job.waiting == 0 && !job.given {
+			job.given = true
+			job.cancel(errSuperseded)
+		}
 		job.waiting++
 		if job.idle != nil {
 			job.idle.Stop()

@@ -150,6 +150,24 @@ func TestRelabelWithAnotherLabelComesAfter(t *testing.T) {
 	})
 }
 
+// A job that nobody waits for any more does not hold up who wants another label.
+func TestRelabelWithAnotherLabelEndsWhatNobodyWaitsFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, old, fresh := relabelCore(), newWalk(), newWalk()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		m.relabels.do(ctx, nil, volumeOf(t, "old"), old, goesOn)
+		begin := time.Now()
+		go func() { fresh.finish <- nil }()
+		if _, err := m.relabels.do(t.Context(), nil, volumeOf(t, "new"), fresh, goesOn); err != nil {
+			t.Errorf("got %v", err)
+		}
+		if _, ended := old.ran(); !errors.Is(ended, context.Canceled) || time.Since(begin) > time.Second {
+			t.Errorf("the old walk ended with %v, the new one after %s, want it cancelled at once", ended, time.Since(begin))
+		}
+	})
+}
+
 // What nobody waits for ends after a while, and lets go of the volume; who waits keeps it going.
 func TestRelabelThatNobodyWaitsForEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
