@@ -233,6 +233,13 @@ func (c *Client) Upgrade(ctx context.Context) (wire.Hello, error) {
 		return wire.Hello{}, err
 	}
 	defer closeFiles(programs)
+	hello, err := c.Hello(ctx)
+	if err != nil {
+		return wire.Hello{}, fmt.Errorf("upgrade keeper: %w", err)
+	}
+	if err := labelAsRunning(programs, hello.KeeperPID); err != nil {
+		return wire.Hello{}, fmt.Errorf("upgrade keeper: %w", err)
+	}
 	m := &wire.Message{Op: wire.OpUpgrade}
 	var d duplicates
 	defer d.close()
@@ -245,6 +252,29 @@ func (c *Client) Upgrade(ctx context.Context) (wire.Hello, error) {
 		return wire.Hello{}, fmt.Errorf("upgrade keeper: %w", err)
 	}
 	return *answer.Hello, nil
+}
+
+// labelAsRunning gives programs the SELinux label of the one that the keeper executes, if that has one: a copy has the label
+// of who makes it, who may be an administrator, and podwright's domain executes nothing of an administrator's.
+func labelAsRunning(programs []*os.File, keeperPID int) error {
+	const attribute = "security.selinux"
+	var want, have [4096]byte
+	n, err := unix.Getxattr(fmt.Sprintf("/proc/%d/exe", keeperPID), attribute, want[:])
+	if errors.Is(err, unix.ENODATA) || errors.Is(err, unix.ENOTSUP) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("label of the running keeper's program: %w", err)
+	}
+	for _, f := range programs {
+		if m, err := unix.Fgetxattr(int(f.Fd()), attribute, have[:]); err == nil && string(have[:m]) == string(want[:n]) {
+			continue
+		}
+		if err := unix.Fsetxattr(int(f.Fd()), attribute, want[:n], 0); err != nil {
+			return fmt.Errorf("give the new program the label %q of the running one: %w", strings.TrimRight(string(want[:n]), "\x00"), err)
+		}
+	}
+	return nil
 }
 
 // Shutdown ends keeper and anchor; ErrState while there are children. The client then only serves to be closed.
