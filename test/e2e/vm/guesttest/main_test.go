@@ -129,6 +129,10 @@ type container struct {
 // create makes a container that runs args, with the image's capabilities by default and no_new_privs as change says.
 func (p *pod) create(change func(*criv1.ContainerConfig), args ...string) (*container, error) {
 	p.t.Helper()
+	return p.createFrom(ctx(p.t), p.containerConfig(change, args...))
+}
+
+func (p *pod) containerConfig(change func(*criv1.ContainerConfig), args ...string) *criv1.ContainerConfig {
 	name := fmt.Sprintf("c-%d", count.Add(1))
 	config := &criv1.ContainerConfig{
 		Metadata: &criv1.ContainerMetadata{Name: name}, Image: &criv1.ImageSpec{Image: image}, Command: args, LogPath: name + ".log",
@@ -139,7 +143,11 @@ func (p *pod) create(change func(*criv1.ContainerConfig), args ...string) (*cont
 	if change != nil {
 		change(config)
 	}
-	resp, err := p.d.CreateContainer(ctx(p.t), &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+	return config
+}
+
+func (p *pod) createFrom(ctx context.Context, config *criv1.ContainerConfig) (*container, error) {
+	resp, err := p.d.CreateContainer(ctx, &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
 	return &container{p: p, id: resp.GetContainerId()}, err
 }
 

@@ -1,12 +1,19 @@
 package guesttest
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -48,4 +55,121 @@ func TestTmpfsInAVolumeIsLabelledWithIt(t *testing.T) {
 			t.Errorf("%s: got label %s, want it left as %s", name, got, want)
 		}
 	}
+}
+
+// A large volume is labelled once, by a job that outlives the create which asked for it and that the next one joins. Other
+// pods start meanwhile.
+func TestLargeVolumeIsLabelledOnceAndHoldsNobodyUp(t *testing.T) {
+	needs(t, "selinux")
+	const dirs, files = 100, 1000
+	volume := labelled(t, "system_u:object_r:container_var_lib_t:s0")
+	fill(t, volume, dirs, files)
+	d := connect(t)
+	p := d.pod()
+	mounted := func(config *criv1.ContainerConfig) {
+		config.Mounts = []*criv1.Mount{{HostPath: volume, ContainerPath: "/volume", SelinuxRelabel: true}}
+	}
+	config := p.containerConfig(mounted, "sleep", "1000")
+	begin := time.Now()
+	impatient, cancel := context.WithTimeout(ctx(t), time.Second)
+	defer cancel()
+	if _, err := p.createFrom(impatient, config); status.Code(err) != codes.DeadlineExceeded {
+		t.Fatalf("create with a deadline of 1 s: got %v, want DeadlineExceeded: the volume is too small to tell anything", err)
+	}
+	retried := make(chan error, 1)
+	var c *container
+	go func() {
+		var err error
+		c, err = p.createFrom(ctx(t), config)
+		retried <- err
+	}()
+	jobs, started, seen := 0, 0, map[string]bool{}
+	for done := false; !done; {
+		found := labelJobs(t, volume)
+		if len(found) > 1 {
+			t.Errorf("ops shows %d jobs for one volume: %+v", len(found), found)
+		}
+		for _, w := range found {
+			jobs++
+			seen[w] = true
+		}
+		other := d.pod()
+		other.sleeper(nil)
+		select {
+		case err := <-retried:
+			if done = true; err != nil {
+				t.Fatal(err)
+			}
+		default:
+			started++
+		}
+		other.remove()
+	}
+	first := time.Since(begin)
+	if started < 3 || jobs < 3 || len(seen) < 3 {
+		t.Errorf("%d pods started meanwhile, and ops showed the job %d times, in states %v; want 3 of each", started, jobs, seen)
+	}
+	if err := c.start(); err != nil {
+		t.Fatal(err)
+	}
+	_, level, _ := strings.Cut(label(t, c.pid()), ":container_t:")
+	before := time.Now()
+	second := p.sleeper(mounted)
+	took := time.Since(before)
+	second.shell("echo x >/volume/d7/f7")
+	if got, want := run(t, "stat", "-c", "%C", volume, volume+"/d0", volume+"/d99/f999"), "system_u:object_r:container_file_t:"+level; got != want+"\n"+want+"\n"+want {
+		t.Errorf("got labels %q, want %s", got, want)
+	}
+	changed := 0
+	filepath.WalkDir(volume, func(path string, _ fs.DirEntry, err error) error {
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Lstat(path, &st)
+		}
+		if err == nil && time.Unix(st.Ctim.Unix()).After(before) {
+			changed++
+		}
+		return err
+	})
+	if changed != 1 {
+		t.Errorf("%d files were changed by the second container, want the one that it wrote to", changed)
+	}
+	t.Logf("%d files: first create %s, with %d pods started meanwhile; second create and start %s", dirs*files, first, started, took)
+}
+
+// fill makes dirs directories of so many files each.
+func fill(t *testing.T, volume string, dirs, files int) {
+	t.Helper()
+	for i := range dirs {
+		dir := filepath.Join(volume, fmt.Sprintf("d%d", i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for j := range files {
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%d", j)), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// labelJobs are what ops shows of jobs that label a volume: how far each is.
+func labelJobs(t *testing.T, volume string) []string {
+	t.Helper()
+	var list struct {
+		Operations []struct {
+			Kind, Name string
+			WaitsFor   []struct{ Detail string }
+		}
+	}
+	if err := json.Unmarshal([]byte(run(t, "podwright", "ops", "-o", "json")), &list); err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, op := range list.Operations {
+		if op.Kind == "label volume" && op.Name == volume {
+			found = append(found, fmt.Sprint(op.WaitsFor))
+		}
+	}
+	return found
 }
