@@ -28,6 +28,26 @@ func needLabels(t *testing.T) {
 	}
 }
 
+// labelled gives what a node consists of the labels that the policy has for the places of an installed one.
+func (n *node) labelled() error {
+	if !hasLabels() {
+		return nil
+	}
+	for own, place := range map[string]string{
+		"run": "/run/podwright", "netns": "/run/netns", "state": "/var/lib/podwright", "logs": "/var/log/pods", "config.toml": "/etc/podwright/config.toml",
+		"cni": "/etc/cni/net.d", "plugins": "/opt/cni/bin/bridge", "addresses": "/var/lib/cni/networks", "certs": "/etc/containerd/certs.d", "seccomp": "/var/lib/kubelet/seccomp",
+	} {
+		label, err := exec.Command("matchpathcon", "-n", place).Output()
+		if err != nil {
+			return fmt.Errorf("label of %s: %w", place, err)
+		}
+		if out, err := exec.Command("chcon", "-R", clean(string(label)), n.path(own)).CombinedOutput(); err != nil {
+			return fmt.Errorf("label %s as %s: %w: %s", own, place, err, out)
+		}
+	}
+	return nil
+}
+
 // label is what the first process has, as the node sees it.
 func (c *container) label() string {
 	c.p.t.Helper()
@@ -80,6 +100,7 @@ func TestLabelsOfProcessesAndFiles(t *testing.T) {
 			p := n.pod(t, change...)
 			c := p.sleeper(func(c *criv1.ContainerConfig) {
 				kubeletLike(c)
+				security(c).Seccomp = nil // the default profile has no keyrings
 				c.Mounts = []*criv1.Mount{imageMount(ref, "/models", "")}
 			})
 			process, file := c.label(), "system_u:object_r:container_file_t:"+c.level()

@@ -88,6 +88,9 @@ func newNode(o options) (*node, error) {
 	if err := os.WriteFile(n.path("config.toml"), []byte(config), 0o644); err != nil {
 		return nil, err
 	}
+	if err := n.labelled(); err != nil {
+		return nil, err
+	}
 	return n, n.serve()
 }
 
@@ -323,6 +326,10 @@ func warmNode(o options) (*node, error) {
 	}
 	resp, err := n.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: &criv1.PodSandboxConfig{
 		Metadata: &criv1.PodSandboxMetadata{Name: "warm", Namespace: "e2e", Uid: "warm"},
+		// Nothing of it is executed: init may be one that does a step wrong.
+		Linux: &criv1.LinuxPodSandboxConfig{SecurityContext: &criv1.LinuxSandboxSecurityContext{
+			NamespaceOptions: &criv1.NamespaceOption{Network: criv1.NamespaceMode_POD, Pid: criv1.NamespaceMode_CONTAINER},
+		}},
 	}})
 	if err == nil {
 		_, err = n.StopPodSandbox(ctx, &criv1.StopPodSandboxRequest{PodSandboxId: resp.GetPodSandboxId()})
