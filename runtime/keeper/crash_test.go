@@ -58,17 +58,21 @@ func (n *node) counters(count int) []*workload {
 	return all
 }
 
-// stop ends the counters and waits for their exits.
-func (n *node) stop(all []*workload) {
+// stop ends the counters and waits for their exits, which are as known as said.
+func (n *node) stop(all []*workload, known bool) {
 	n.t.Helper()
+	want := wire.Exit{Code: 255, Lost: true}
+	if known {
+		want = wire.Exit{}
+	}
 	for _, w := range all {
 		if err := n.Signal(n.ctx(), w.ID, unix.SIGTERM, false); err != nil {
 			n.t.Fatal(err)
 		}
 	}
 	for _, w := range all {
-		if e := n.exit(w.ID); e.Code != 0 {
-			n.t.Errorf("%s: got %+v, want code 0", w.ID, e)
+		if e := n.exit(w.ID); e.Code != want.Code || e.Lost != want.Lost {
+			n.t.Errorf("%s: got %+v, want code %d, lost: %v", w.ID, e, want.Code, want.Lost)
 		}
 	}
 }
@@ -108,7 +112,7 @@ func TestKeeperIsKilledWhileContainersWrite(t *testing.T) {
 	if got, want := identities(after), identities(before); got != want {
 		t.Errorf("got children %s, want %s", got, want)
 	}
-	n.stop(all)
+	n.stop(all, true)
 	missing := 0
 	for _, w := range all {
 		// What one read takes is at risk, each time: 64 KiB of lines of at least 7 bytes.
@@ -229,7 +233,7 @@ func TestAnchorIsKilled(t *testing.T) {
 	if e := n.exit("later"); e.Code != 9 {
 		t.Errorf("got %+v, want code 9", e)
 	}
-	n.stop(all)
+	n.stop(all, kernelTellsExits()) // the second anchor was their parent
 	for _, w := range all {
 		if missing := w.verify(t, 0); missing > 0 {
 			t.Errorf("%s: %d lines missing, but nothing was in flight", w.ID, missing)
@@ -334,7 +338,7 @@ func TestUpgradeKeepsPidChildrenAndConnections(t *testing.T) {
 	if got := partial.text(t, "stdout"); got != "beginend\n" {
 		t.Errorf("a line in progress: got %q, want it whole", got)
 	}
-	n.stop(all)
+	n.stop(all, true)
 	for _, w := range all {
 		w.verify(t, 0)
 	}
@@ -363,7 +367,7 @@ func TestUpgradeToABadProgramIsRefused(t *testing.T) {
 	if after := n.hello(); after != before {
 		t.Errorf("got %+v afterwards, want %+v", after, before)
 	}
-	n.stop(all)
+	n.stop(all, true)
 	for _, w := range all {
 		w.verify(t, 0)
 	}

@@ -28,7 +28,7 @@ func TestReopenStormLosesNothing(t *testing.T) {
 		f.Close()
 		time.Sleep(2 * time.Millisecond)
 	}
-	n.stop([]*workload{w})
+	n.stop([]*workload{w}, true)
 	var whole []byte
 	for i := range 100 {
 		text, err := os.ReadFile(fmt.Sprintf("%s.%03d", w.log, i))
