@@ -172,7 +172,8 @@ func (s *scopes) reap(scope string, next *os.Process) {
 	}
 	s.mu.Unlock()
 	if last != nil {
-		_, _ = last.Wait() // it ended: another took its place, or the scope was killed
+		_ = last.Kill() // another took its place, or the scope was killed; unless somebody moved it elsewhere, it has ended
+		_, _ = last.Wait()
 	}
 }
 

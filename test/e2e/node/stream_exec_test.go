@@ -62,7 +62,7 @@ func TestExecLosesNoOutput(t *testing.T) {
 	}
 	begin := time.Now()
 	s = mustOpenSPDY(t, c.execURL(nil, "sh", "-c", "sleep 20 & echo done"), v4, "error", "stdout")
-	if code, _ := exitStatus(t, s.end()); code != "0" || s.out["stdout"].String() != "done\n" || time.Since(begin) > 10*time.Second {
+	if code, _ := exitStatus(t, s.end()); code != "0" || s.out["stdout"].String() != "done\n" || time.Since(begin) > patient(10*time.Second) {
 		t.Errorf("with a background process: got code %s, %q after %s", code, s.out["stdout"], time.Since(begin))
 	}
 	c.exec("sh", "-c", "kill $(pidof sleep | tr ' ' '\\n' | grep -vx 1)")
@@ -243,7 +243,7 @@ func TestSlowReaderHoldsUpItsOwnCommandAlone(t *testing.T) {
 	defer s.conn.Close()
 	time.Sleep(500 * time.Millisecond)
 	begin := time.Now()
-	if got := c.exec("echo", "meanwhile"); got != "meanwhile\n" || time.Since(begin) > 5*time.Second {
+	if got := c.exec("echo", "meanwhile"); got != "meanwhile\n" || time.Since(begin) > patient(5*time.Second) {
 		t.Errorf("another command: got %q after %s", got, time.Since(begin))
 	}
 	if !runs(t, "head") {
