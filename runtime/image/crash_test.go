@@ -171,7 +171,7 @@ func mustLayers(t *testing.T, s *Store, id string) []string {
 }
 
 func pullUntilKilled(t *testing.T, root, ref string) {
-	s, err := Open(t.Context(), Config{Root: filepath.Join(root, "images"), Platform: "linux/amd64", Unpacker: testUnpacker, UnpackerReads: testLibraries})
+	s, err := Open(t.Context(), Config{Root: filepath.Join(root, "images"), Platform: "linux/amd64", Unpacker: testUnpacker})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -212,16 +212,14 @@ func fetch(ctx context.Context, store content.Store, fetcher remotes.Fetcher, lo
 }
 
 // layerFetcher fetches one layer: it bounds its requests by the layer's size,
-// counts what has come, and says when it begins, if it does.
+// and counts what has come.
 type layerFetcher struct {
 	remotes.Fetcher
-	begun   func()
 	monitor *monitor
 	counted atomic.Int64
 }
 
 func (f *layerFetcher) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	f.begun()
 	// A server may pack what is packed already; that adds little.
 	limit := desc.Size + desc.Size/64 + 1<<20
 	body, err := f.Fetcher.Fetch(context.WithValue(ctx, bodyLimit{}, limit), desc)

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/podwright/podwright/runtime/seccomp"
 )
 
 // layerJob is one layer to unpack, as the daemon tells it to an unpacker (unpackers.go, serve.go).
@@ -16,6 +18,8 @@ type layerJob struct {
 	Blob    string // the packed layer, a file of the content store
 	Dir     string // the snapshot's directory
 	Stacked bool   // there are layers below
+
+	Filter *seccomp.Filter // see refuse
 }
 
 // layerResult is what came of it.

@@ -221,7 +221,7 @@ func TestRemoveTakesTheNamesItSays(t *testing.T) {
 func TestImagesSurviveARestart(t *testing.T) {
 	r := registry.New(registry.Config{})
 	host := serve(t, r)
-	config := Config{Root: t.TempDir(), Unpacker: testUnpacker, UnpackerReads: testLibraries}
+	config := Config{Root: t.TempDir(), Unpacker: testUnpacker}
 	s := openStore(t, config)
 	if _, err := Open(t.Context(), config); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a second opener: got %v", err)

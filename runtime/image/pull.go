@@ -114,7 +114,7 @@ func (s *Store) descent(fetcher remotes.Fetcher) *descent {
 func (s *Store) complete(ctx context.Context, b *bundle, fetcher remotes.Fetcher, m *monitor, names []string) (Image, error) {
 	u := &unpacking{
 		Snapshotter: s.disk.snapshot, content: s.disk.content, monitor: m, locks: s.locks, slots: s.slots,
-		implied: map[string][]string{}, blob: s.disk.blobPath, unpackers: s.disk.newUnpackers(s.unpacker, s.unpackerReads),
+		implied: map[string][]string{}, blob: s.disk.blobPath, unpackers: &unpackers{command: s.unpacker, lock: s.disk.unpacking},
 	}
 	if err := u.run(ctx, b, fetcher, s.downloads); err != nil {
 		return Image{}, err

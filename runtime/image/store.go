@@ -59,9 +59,6 @@ type Config struct {
 	// Unpacker is a program, with its arguments, that calls ServeLayers with
 	// its standard input and output. Layers are unpacked by it.
 	Unpacker []string
-	// UnpackerReads is what the program has to read besides blobs: its
-	// libraries, unless it is linked statically.
-	UnpackerReads []string
 	// CertsDirs hold hosts.toml and certificates per registry, in the layout
 	// of /etc/containerd/certs.d; the first that knows a registry wins.
 	CertsDirs []string
@@ -86,13 +83,12 @@ type Config struct {
 
 // Store is the node's images. Its reads answer from memory and never wait.
 type Store struct {
-	root          string
-	unpacker      []string
-	unpackerReads []string
-	certsDirs     []string
-	downloads     int
-	platform      platforms.MatchComparer
-	wanted        string // the platform as text
+	root      string
+	unpacker  []string
+	certsDirs []string
+	downloads int
+	platform  platforms.MatchComparer
+	wanted    string // the platform as text
 
 	disk     *disk
 	table    *table
@@ -161,7 +157,7 @@ func newStore(config Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{
-		root: filepath.Clean(config.Root), unpacker: config.Unpacker, unpackerReads: config.UnpackerReads, certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
+		root: filepath.Clean(config.Root), unpacker: config.Unpacker, certsDirs: config.CertsDirs, downloads: config.MaxConcurrentDownloads,
 		platform: platforms.Only(spec), wanted: platforms.Format(spec),
 		table: memory, unsynced: pending, locks: newKeyLocks(),
 		slots:   semaphore.NewWeighted(int64(runtime.NumCPU())),

@@ -50,7 +50,6 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 	if len(b.layers) == 0 {
 		return nil
 	}
-	defer u.unpackers.close()
 	u.monitor.enter("downloading")
 	u.monitor.layersTotal.Store(int64(len(b.layers)))
 	u.diffIDs = map[digest.Digest]digest.Digest{}
@@ -100,7 +99,7 @@ func (u *unpacking) run(ctx context.Context, b *bundle, fetcher remotes.Fetcher,
 }
 
 func (u *unpacking) fetchLayer(ctx context.Context, fetcher remotes.Fetcher, desc ocispec.Descriptor) error {
-	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor, begun: u.prepare}
+	counting := &layerFetcher{Fetcher: fetcher, monitor: u.monitor}
 	if err := fetch(ctx, u.content, counting, u.locks, desc); err != nil {
 		u.monitor.bytesDone.Add(-counting.counted.Load())
 		return fmt.Errorf("layer %s: %w", desc.Digest, err)

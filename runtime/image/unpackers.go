@@ -8,34 +8,20 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/podwright/podwright/runtime/sys"
 )
 
-// unpackers are processes that unpack the layers of one pull, one layer at a time each. They are processes so that the
-// daemon's answers don't wait for them: Go stops all threads of a process to collect garbage, and one that yields to others
-// is stopped late. And what a layer of anybody's making does to a parser, or its memory, is not done to the daemon.
-//
-//	start ──> idle ──take──> at work ──give──> idle ──close──> gone
-//	                            └─ failed, cancelled: killed ──> gone
+// unpackers start processes that unpack layers, each of them one. They are processes so that the daemon's answers don't wait
+// for them: Go stops all threads of a process to collect garbage, and one that yields to others is stopped late. And what a
+// layer of anybody's making does to a parser, or its memory, is not done to the daemon, nor to another layer.
 //
 // An unpacker sees the end of its input when the daemon ends, however it does, and has the store's lock (disk.unpacking)
 // until it is gone.
 type unpackers struct {
 	command []string
 	lock    *os.File
-	reads   []string // all of the node that its processes may read
-	writes  []string // and write to
-
-	once     sync.Once
-	starting sync.WaitGroup
-
-	mu   sync.Mutex // mu guards idle.
-	idle []*unpacker
 }
 
 // unpacker is one process.
@@ -49,24 +35,12 @@ type unpacker struct {
 // unpackerPatience is how long a killed unpacker's standard error is waited for.
 const unpackerPatience = 5 * time.Second
 
-// prepare starts the first one, while its layer is still fetched.
-func (u *unpackers) prepare() {
-	u.once.Do(func() {
-		// Owner: u, whose close waits for it.
-		u.starting.Go(func() {
-			if p, err := u.start(); err == nil { // who needs it tries again
-				u.give(p)
-			}
-		})
-	})
-}
-
 func (u *unpackers) start() (*unpacker, error) {
 	var p *unpacker
 	// What is put on the thread goes to the process, and ends with the thread.
 	err := sys.OnThread(func() (err error) {
 		sys.Background()
-		if err = u.confine(); err == nil {
+		if err = sys.LimitBounding(unpackerCapabilities...); err == nil {
 			p, err = u.launch()
 		}
 		return err
@@ -80,6 +54,7 @@ func (u *unpackers) start() (*unpacker, error) {
 func (u *unpackers) launch() (*unpacker, error) {
 	p := &unpacker{cmd: exec.Command(u.command[0], u.command[1:]...)}
 	p.cmd.Env, p.cmd.Dir, p.cmd.ExtraFiles, p.cmd.Stderr, p.cmd.WaitDelay = []string{}, "/", []*os.File{u.lock}, &p.said, unpackerPatience
+	p.cmd.SysProcAttr = unpackerNamespaces()
 	var err error
 	if p.jobs, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -90,40 +65,13 @@ func (u *unpackers) launch() (*unpacker, error) {
 	return p, p.cmd.Start() // closes both if it fails
 }
 
-// take gives one to the caller alone, who gives it back or ends it.
-func (u *unpackers) take() (*unpacker, error) {
-	u.starting.Wait()
-	u.mu.Lock()
-	if last := len(u.idle) - 1; last >= 0 {
-		p := u.idle[last]
-		u.idle = u.idle[:last]
-		u.mu.Unlock()
-		return p, nil
-	}
-	u.mu.Unlock()
-	return u.start()
-}
-
-func (u *unpackers) give(p *unpacker) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.idle = append(u.idle, p)
-}
-
-// close ends the idle ones, once nobody has one or asks for one.
-func (u *unpackers) close() {
-	u.starting.Wait()
-	for _, p := range u.idle {
-		if err := p.end(); err != nil {
-			klog.InfoS("A process that unpacks layers did not end well", "err", err)
-		}
-	}
-	u.idle = nil
-}
-
 // unpack has one layer unpacked. When it returns nobody writes to the layer's directory any more.
 func (u *unpackers) unpack(ctx context.Context, job layerJob) (layerResult, error) {
-	p, err := u.take()
+	var err error
+	if job.Filter, err = confinementFilter(); err != nil {
+		return layerResult{}, fmt.Errorf("confine unpacker: %w", err)
+	}
+	p, err := u.start()
 	if err != nil {
 		return layerResult{}, err
 	}
@@ -140,7 +88,9 @@ func (u *unpackers) unpack(ctx context.Context, job layerJob) (layerResult, erro
 		_ = p.cmd.Process.Kill() // it may be alive and talk nonsense
 		return layerResult{}, fmt.Errorf("the process that unpacks layers failed: %w (%w)", err, p.end())
 	}
-	u.give(p)
+	// It has said all that it has to say, and whoever took it over shall have no more time than that.
+	_ = p.cmd.Process.Kill()
+	_ = p.end()
 	return result, result.err()
 }
 

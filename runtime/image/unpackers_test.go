@@ -29,10 +29,7 @@ func newUnpackers(t *testing.T, command ...string) (*unpackers, *os.File) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { lock.Close() })
-	dir := os.TempDir() // with what t.TempDir gives
-	u := &unpackers{command: command, lock: lock, reads: append([]string{dir}, testLibraries...), writes: []string{dir}}
-	t.Cleanup(u.close)
-	return u, lock
+	return &unpackers{command: command, lock: lock}, lock
 }
 
 // packed writes a layer's tar to a file.
@@ -53,11 +50,9 @@ func packed(t *testing.T, files ...registry.File) string {
 	return path
 }
 
-func TestUnpackerServesOneLayerAfterAnother(t *testing.T) {
+func TestUnpackerUnpacksItsLayer(t *testing.T) {
 	needRoot(t)
 	u, _ := newUnpackers(t, testUnpacker...)
-	u.prepare()
-	var pid int
 	for i, text := range []string{"first", "second"} {
 		dir := t.TempDir()
 		result, err := u.unpack(t.Context(), layerJob{Blob: packed(t, registry.Regular("a/b/file", 0o644, text)), Dir: dir, Stacked: i == 1})
@@ -70,18 +65,32 @@ func TestUnpackerServesOneLayerAfterAnother(t *testing.T) {
 		if want := []string{"", "a a/b"}[i]; strings.Join(result.Implied, " ") != want {
 			t.Errorf("%s: implied directories: got %q, want %q", text, result.Implied, want)
 		}
-		if pid != 0 && pid != u.idle[0].cmd.Process.Pid {
-			t.Errorf("the second layer has a process of its own")
-		}
-		pid = u.idle[0].cmd.Process.Pid
 	}
-	if len(u.idle) != 1 {
-		t.Fatalf("%d processes, want 1", len(u.idle))
+	if children := childrenOf(t); len(children) != 0 {
+		t.Errorf("left: %v", children)
 	}
+}
+
+// An unpacker yields to others and has little memory.
+func TestUnpackerIsRestrained(t *testing.T) {
+	needRoot(t)
+	u, _ := newUnpackers(t, testUnpacker...)
+	p, err := u.start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.end()
+	pid := p.cmd.Process.Pid
 	// The system call gives 20 - nice.
 	mine, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	for deadline := time.Now().Add(10 * time.Second); limit.Max != maxUnpackerBytes; time.Sleep(time.Millisecond) {
+		if err := unix.Prlimit(pid, unix.RLIMIT_DATA, nil, &limit); err != nil || time.Now().After(deadline) {
+			t.Fatalf("memory of the unpacker: got %d, %v; want a limit of %d", limit.Max, err, maxUnpackerBytes)
+		}
 	}
 	threads, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(pid), "task"))
 	if err != nil {
@@ -92,10 +101,6 @@ func TestUnpackerServesOneLayerAfterAnother(t *testing.T) {
 		if got, err := unix.Getpriority(unix.PRIO_PROCESS, tid); err == nil && got != max(mine-sys.BackgroundNice, 20-sys.LowestNice) {
 			t.Errorf("thread %d of the unpacker has priority %d, this one %d", tid, got, mine)
 		}
-	}
-	var limit unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_DATA, nil, &limit); err != nil || limit.Max != maxUnpackerBytes {
-		t.Errorf("memory of the unpacker: got %d, %v; want a limit of %d", limit.Max, err, maxUnpackerBytes)
 	}
 }
 
@@ -118,8 +123,8 @@ func TestUnpackerTellsABadLayerFromABadDisk(t *testing.T) {
 	if _, err := u.unpack(t.Context(), layerJob{Blob: large, Dir: full}); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrInvalidImage) {
 		t.Errorf("a disk that is full: got %v, want ENOSPC", err)
 	}
-	if _, err := u.unpack(t.Context(), layerJob{Blob: large, Dir: t.TempDir()}); err != nil || len(u.idle) != 1 {
-		t.Errorf("afterwards: %v, %d processes; want one that goes on", err, len(u.idle))
+	if _, err := u.unpack(t.Context(), layerJob{Blob: large, Dir: t.TempDir()}); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 
@@ -130,12 +135,11 @@ func TestUnpackerThatCrashesFailsItsLayerAlone(t *testing.T) {
 		t.Errorf("got %v, want how the process ended and what it said", err)
 	}
 	u, _ = newUnpackers(t, "/nowhere/unpacker")
-	if _, err := u.unpack(t.Context(), layerJob{}); !errors.Is(err, os.ErrNotExist) || len(u.idle) != 0 {
-		t.Errorf("a program that is not there: got %v, %d idle", err, len(u.idle))
+	if _, err := u.unpack(t.Context(), layerJob{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a program that is not there: got %v", err)
 	}
 	nonsense, _ := newUnpackers(t, "/bin/sh", "-c", "head -c 8 /dev/zero | tr '\\0' x; exec sleep 1000")
-	nonsense.reads = append(nonsense.reads, "/dev")
-	if _, err := nonsense.unpack(t.Context(), layerJob{}); !errors.Is(err, errFrameSize) || len(nonsense.idle) != 0 {
+	if _, err := nonsense.unpack(t.Context(), layerJob{}); !errors.Is(err, errFrameSize) {
 		t.Errorf("a message of two gigabytes: got %v, want it refused", err)
 	}
 }
@@ -146,8 +150,8 @@ func TestCancelledUnpackerIsGoneAtOnce(t *testing.T) {
 	defer cancel()
 	begin := time.Now()
 	_, err := u.unpack(ctx, layerJob{})
-	if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second || len(u.idle) != 0 {
-		t.Errorf("got %v after %v, %d idle; want the deadline's error and no process", err, took, len(u.idle))
+	if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second || len(childrenOf(t)) != 0 {
+		t.Errorf("got %v after %v, processes %v; want the deadline's error and none", err, took, childrenOf(t))
 	}
 }
 
@@ -164,7 +168,7 @@ func TestUnpackerEndsWithItsDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(testUnpacker[0], testUnpacker[1:]...)
-	cmd.ExtraFiles = []*os.File{lock}
+	cmd.ExtraFiles, cmd.SysProcAttr = []*os.File{lock}, unpackerNamespaces()
 	daemon, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +176,11 @@ func TestUnpackerEndsWithItsDaemon(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeFrame(daemon, layerJob{Blob: fifo, Dir: t.TempDir()}); err != nil {
+	filter, err := confinementFilter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFrame(daemon, layerJob{Blob: fifo, Dir: t.TempDir(), Filter: filter}); err != nil {
 		t.Fatal(err)
 	}
 	lock.Close()

@@ -2,6 +2,7 @@ package sys
 
 import (
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,4 +19,22 @@ func RaiseCapabilities() error {
 		sets[i].Effective = sets[i].Permitted
 	}
 	return os.NewSyscallError("capset", unix.Capset(&header, &sets[0]))
+}
+
+// LimitBounding takes all capabilities but those from the bounding set of the calling thread, and so from every program that
+// it executes (capabilities(7)). The caller is locked to the thread.
+func LimitBounding(keep ...int) error {
+	for capability := 0; capability < 64; capability++ {
+		if slices.Contains(keep, capability) {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(capability), 0, 0, 0)
+		if err == unix.EINVAL { // beyond the kernel's last
+			return nil
+		}
+		if err != nil {
+			return os.NewSyscallError("prctl", err)
+		}
+	}
+	return nil
 }
