@@ -173,7 +173,10 @@ func TestPolicyEntersContainersByLabelOnly(t *testing.T) {
 			within = append(within, f.list[2].word)
 		}
 	}
-	same("types executed within the domain", within, "podwright_exec_t", "podwright_tmpfs_t", "container_plugin_t", "ifconfig_exec_t")
+	// The last two are the node's, and executed where plugins may be scripts.
+	same("types executed within the domain", within, "podwright_exec_t", "podwright_tmpfs_t", "container_plugin_t", "ifconfig_exec_t", "shell_exec_t", "bin_t")
+	same("booleans", append(with(all, "boolean", "true"), with(all, "boolean", "false")...), "(boolean podwright_containers_capabilities true)", "(boolean podwright_containers_trace false)",
+		"(boolean podwright_plugin_scripts false)")
 	for _, f := range all {
 		if f.list[0].word == "classpermissionset" && (slices.Contains(f.words(), "execute_no_trans") || slices.Contains(f.words(), "transition")) {
 			t.Errorf("%v: want these permissions in rules only, where this test sees them", f)

@@ -28,6 +28,34 @@ func needLabels(t *testing.T) {
 	}
 }
 
+// allowWhatTestsDo turns booleans of SELinux's policy on, where there is one, until restore is called: plugins are scripts
+// here, containers make groups of their own, and use capabilities that they ask for.
+func allowWhatTestsDo() (restore func(), err error) {
+	var was []string
+	restore = func() { set(was) }
+	if !hasLabels() {
+		return restore, nil
+	}
+	for _, name := range []string{"podwright_plugin_scripts", "container_manage_cgroup", "container_use_host_all_caps"} {
+		now, err := os.ReadFile("/sys/fs/selinux/booleans/" + name)
+		if err != nil {
+			return restore, err
+		}
+		was = append(was, name+"="+string(now[:1]))
+	}
+	return restore, set([]string{"podwright_plugin_scripts=1", "container_manage_cgroup=1", "container_use_host_all_caps=1"})
+}
+
+func set(booleans []string) error {
+	if len(booleans) == 0 {
+		return nil
+	}
+	if out, err := exec.Command("setsebool", booleans...).CombinedOutput(); err != nil {
+		return fmt.Errorf("setsebool %q: %w: %s", booleans, err, out)
+	}
+	return nil
+}
+
 // labelled gives what a node consists of the labels that the policy has for the places of an installed one.
 func (n *node) labelled() error {
 	if !hasLabels() {

@@ -75,6 +75,11 @@ func guard() (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	restore, err := allowWhatTestsDo()
+	if err != nil {
+		return 1, err
+	}
+	defer restore()
 	group := fmt.Sprintf("podwright-node-%d", os.Getpid())
 	crictl, err := findCrictl()
 	if err != nil {

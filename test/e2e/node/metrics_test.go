@@ -122,10 +122,11 @@ func TestMetricsAreThoseOfTheKubeletsOwnCollector(t *testing.T) {
 	plain := p.sleeper(nil)
 	n.scrape(t)
 	var all scraped
-	eventually(t, 30*time.Second, "two seconds of the loop, and the file", func() bool {
+	eventually(t, 30*time.Second, "the loop, after a second of the processor's time or more, and the file", func() bool {
 		all = n.scrape(t)
 		layers := all.of("container_fs_usage_bytes", c.id)
-		return all.one(t, "container_cpu_usage_seconds_total", c.id).value >= 2 && len(layers) == 1 && layers[0].value >= 4<<20
+		return all.one(t, "container_processes", c.id).value == 1 && all.one(t, "container_cpu_user_seconds_total", c.id).value >= 1 &&
+			all.one(t, "container_memory_rss", c.id).value >= 20_000_000 && len(layers) == 1 && layers[0].value >= 4<<20
 	})
 	want := map[string]string{
 		"container": c.config.GetMetadata().GetName(), "id": c.info().CgroupPath, "image": "example.org/as/written:1", "name": c.id,
