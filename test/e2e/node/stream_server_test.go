@@ -188,6 +188,15 @@ func TestCrictlExecAttachAndPortForward(t *testing.T) {
 	if out, err := cmd.Output(); err != nil || string(out) != "piped\nend\n" {
 		t.Errorf("attach -i: got %q, %v, want what was piped and the end", out, err)
 	}
+	terminal := p.start(func(c *criv1.ContainerConfig) { c.Tty, c.Stdin = true, true }, "sh")
+	cmd = exec.Command("script", "-qec", strings.Join(ctl("attach", "-it", terminal.id).Args, " "), "/dev/null")
+	cmd.Stdin = strings.NewReader("echo answer $((40+2)) on $(tty)\nexit 5\n")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "answer 42 on /dev/pts/0") {
+		t.Errorf("attach -it: got %q, %v, want what a shell answers", out, err)
+	}
+	if code := terminal.wait(30 * time.Second).GetExitCode(); code != 5 {
+		t.Errorf("attach -it: the shell ended with %d, want 5 as it was told", code)
+	}
 	cmd = ctl("port-forward", p.id, "17001:7001")
 	text, err := cmd.StdoutPipe()
 	if err != nil {
