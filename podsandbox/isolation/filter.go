@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -27,8 +26,8 @@ func FilterDigest(program []byte) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// seccomp compares the mode, and the number of filters: those that podwright itself is under are under every container's
-// and no container's own. Which programs they are is seen by ReadFilters only.
+// seccomp compares the mode, and the number of filters: those of the process's parent, podwright's keeper or anchor, are under
+// every container's and no container's own. Which programs they are is seen by ReadFilters only.
 func seccomp(p *process, s *specs.Spec, filter []byte) (Finding, error) {
 	f := Finding{Aspect: "seccomp", Asked: "unconfined", Enforced: "unconfined"}
 	if s.Linux.Seccomp != nil {
@@ -37,7 +36,7 @@ func seccomp(p *process, s *specs.Spec, filter []byte) (Finding, error) {
 	if digest := FilterDigest(filter); digest != "" {
 		f.Asked = "filter " + digest
 	}
-	inherited, err := ownFilters()
+	inherited, err := p.parentFilters()
 	if err != nil {
 		return f, err
 	}
@@ -61,13 +60,13 @@ func seccomp(p *process, s *specs.Spec, filter []byte) (Finding, error) {
 	return f, nil
 }
 
-// ownFilters counts the filters that this process is under.
-func ownFilters() (int, error) {
-	text, err := os.ReadFile("/proc/self/status")
+// parentFilters counts the filters that the process's parent is under.
+func (p *process) parentFilters() (int, error) {
+	text, err := sys.ReadKernelFile("/proc/"+p.status["PPid"]+"/status", smallFile)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("parent of process %d: %w", p.pid, err)
 	}
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if value, ok := strings.CutPrefix(line, "Seccomp_filters:"); ok {
 			return strconv.Atoi(strings.TrimSpace(value))
 		}

@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,9 @@ import (
 
 // filtersVariable makes the test binary a process under so many filters that says what it is told.
 const filtersVariable = "PODWRIGHT_ISOLATION_TEST_FILTERS"
+
+// innerVariable makes it only the parent of one, with so many more.
+const innerVariable = "PODWRIGHT_ISOLATION_TEST_INNER"
 
 func TestMain(m *testing.M) {
 	if count := os.Getenv(filtersVariable); count != "" {
@@ -55,6 +60,14 @@ func beFiltered(count string) {
 			fmt.Println(errno)
 			os.Exit(1)
 		}
+	}
+	if inner := os.Getenv(innerVariable); inner != "" {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env, cmd.Stdin, cmd.Stdout = []string{filtersVariable + "=" + inner}, os.Stdin, os.Stdout
+		if err := cmd.Run(); err != nil {
+			fmt.Println(err)
+		}
+		os.Exit(0)
 	}
 	fmt.Println("ready")
 	lines := bufio.NewScanner(os.Stdin)
@@ -188,6 +201,29 @@ func TestConfirmComparesFilters(t *testing.T) {
 	r := Report{Findings: []Finding{{Aspect: "seccomp", Asked: "unconfined", Enforced: "unconfined"}}}
 	if r.Confirm([]string{"sha256:a"}); r.Findings[0].Differs {
 		t.Errorf("nothing was asked: got %+v", r.Findings)
+	}
+}
+
+// Filters that the parent was born with, by a unit's settings, say, are not the container's.
+func TestFiltersOfTheParentAreNotTheContainers(t *testing.T) {
+	for inner, want := range map[string]string{"0": "unconfined but for the 1 filters that podwright itself is under", "1": "a filter"} {
+		t.Setenv(innerVariable, inner)
+		in, _ := filtered(t, "1")
+		lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", in.PID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, list := range lists {
+			text, _ := os.ReadFile(list)
+			if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+				in.PID, in.StartTime = pid, startTime(t, pid)
+			}
+		}
+		r := report(t, in)
+		at := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Aspect == "seccomp" })
+		if at < 0 || r.Findings[at].Enforced != want {
+			t.Errorf("%s filters of its own: got %+v, want %s", inner, r.Findings, want)
+		}
 	}
 }
 
