@@ -85,8 +85,9 @@ func (c *container) checkUse(t *testing.T, one *criv1.ContainerStats) {
 		return rate >= 20_000_000 && rate <= 1_100_000_000
 	})
 	m := two.GetMemory()
+	// A fault may bring a huge page.
 	if rss := m.GetRssBytes().GetValue(); rss < 30_000_000 || rss > 100_000_000 || m.GetUsageBytes().GetValue() < rss || m.GetWorkingSetBytes().GetValue() < rss ||
-		m.GetAvailableBytes().GetValue() != 512<<20-m.GetWorkingSetBytes().GetValue() || m.GetPageFaults().GetValue() < 30_000_000/4096 || m.GetMajorPageFaults() == nil {
+		m.GetAvailableBytes().GetValue() != 512<<20-m.GetWorkingSetBytes().GetValue() || m.GetPageFaults().GetValue() < 100 || m.GetMajorPageFaults() == nil {
 		t.Errorf("memory of a program that holds 30 MB of 512: got %s", prototext.Format(m))
 	}
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil { // v1
