@@ -203,6 +203,19 @@ func TestUnpackerThatIsTakenOverHasItsLayerOnly(t *testing.T) {
 	}
 }
 
+// Nothing happens to the mounts of who types the verb.
+func TestUnpackerNeedsNamespacesOfItsOwn(t *testing.T) {
+	cmd := exec.Command(testUnpacker[0], testUnpacker[1:]...)
+	var job strings.Builder
+	if err := writeFrame(&job, layerJob{Blob: "/dev/null", Dir: t.TempDir()}); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdin = strings.NewReader(job.String())
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "started by podwright's daemon only") {
+		t.Errorf("got %q, %v, want it refused", out, err)
+	}
+}
+
 // An unpacker reads nothing of a layer where it can't be confined.
 func TestUnpackerIsConfinedOrDoesNothing(t *testing.T) {
 	needRoot(t)

@@ -41,6 +41,9 @@ func ServeLayers(in io.Reader, out io.Writer) error {
 // receive takes the job, opens its layer, and gives up what unpacking doesn't need: the layer's directory is the root.
 func receive(in io.Reader) (layerJob, *os.File, error) {
 	var job layerJob
+	if os.Getpid() != 1 { // it would be the node's mounts that change
+		return job, nil, errors.New("started by podwright's daemon only, in namespaces of its own")
+	}
 	if err := restrain(); err != nil {
 		return job, nil, err
 	}
