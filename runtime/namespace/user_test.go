@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 func mapped(outside, length uint32) *UserMap {
@@ -69,9 +71,8 @@ func TestCreateMakesNamespacesThatBelongToAUserNamespace(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", file, got, want)
 		}
 	}
-	queues := "mount -t mqueue mqueue /mnt && stat -c %u:%g:%a /mnt"
-	if got := inNamespace(t, p, "sb1", "unshare", "--mount", "sh", "-c", queues); got != "200000:201000:1777" {
-		t.Errorf("root of mqueue: got %q, want the namespace's root to own it", got)
+	if st := queuesOf(t, p, "sb1"); st.Uid != 200000 || st.Gid != 201000 || st.Mode != unix.S_IFDIR|0o1777 {
+		t.Errorf("root of mqueue: got owner %d:%d, mode %o, want the namespace's root to own it", st.Uid, st.Gid, st.Mode)
 	}
 	if got := inNamespace(t, p, "sb1", "ip", "-br", "addr", "show", "lo"); !strings.Contains(got, "127.0.0.1/8") {
 		t.Errorf("lo: got %q, want it up", got)
@@ -88,6 +89,39 @@ func TestCreateMakesNamespacesThatBelongToAUserNamespace(t *testing.T) {
 	if p.Alive("sb1", User) {
 		t.Error("the user namespace is still pinned")
 	}
+}
+
+// queuesOf looks at the root of the mqueue file system of an IPC namespace.
+func queuesOf(t *testing.T, p *Pins, id string) (st unix.Stat_t) {
+	t.Helper()
+	ipc, err := p.Open(id, IPC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ipc.Close()
+	err = sys.OnThread(func() error {
+		if err := unix.Setns(int(ipc.Fd()), unix.CLONE_NEWIPC); err != nil {
+			return err
+		}
+		fs, err := sys.OpenFS("mqueue")
+		if err != nil {
+			return err
+		}
+		defer fs.Close()
+		if err := fs.Create(); err != nil {
+			return err
+		}
+		root, err := fs.Mount(0)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return unix.Fstat(int(root.Fd()), &st)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st
 }
 
 func TestCreateRefusesAMappingAndLeavesNothing(t *testing.T) {
