@@ -29,6 +29,9 @@ func TestOneDaemonPerRunDirectory(t *testing.T) {
 
 // READY is said to systemd after recovery, when calls are answered, and STOPPING before the end.
 func TestSystemdIsTold(t *testing.T) {
+	if hasLabels() {
+		t.Skip("the policy lets podwright's domain talk to systemd's socket, and to nobody who says to be systemd")
+	}
 	needNode(t)
 	path := filepath.Join(t.TempDir(), "notify")
 	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
