@@ -261,6 +261,7 @@ func TestRecursiveReadOnlyVolumes(t *testing.T) {
 		}, words: []string{"recursive_read_only"}},
 	})
 	got := p.output(func(c *criv1.ContainerConfig) {
+		outsideModules(c)
 		c.Mounts = []*criv1.Mount{
 			{HostPath: dir, ContainerPath: "/plain", Readonly: true}, {HostPath: dir, ContainerPath: "/all", Readonly: true, RecursiveReadOnly: true},
 		}
@@ -363,11 +364,12 @@ func TestDevices(t *testing.T) {
 		}
 	}
 	// /dev/kmsg is the host's log: not given unless asked for.
-	denied := p.output(nil, "sh", "-c", "mknod /tmp/kmsg c 1 11 && (head -c 1 /tmp/kmsg 2>&1 | grep -o 'Operation not permitted')")
+	denied := p.output(outsideModules, "sh", "-c", "mknod /tmp/kmsg c 1 11 && (head -c 1 /tmp/kmsg 2>&1 | grep -o 'Operation not permitted')")
 	if denied != "Operation not permitted\n" {
 		t.Errorf("a node of the container's own making: got %q, want it denied", denied)
 	}
 	given := p.output(func(c *criv1.ContainerConfig) {
+		outsideModules(c)
 		c.Devices = []*criv1.Device{{HostPath: "/dev/full", ContainerPath: "/dev/given", Permissions: "r"}}
 	}, "sh", "-c", "head -c 2 /dev/given | wc -c; (echo x > /dev/given) 2>&1 | grep -o -e 'Operation not permitted' -e 'No space left'; stat -c '%t:%T' /dev/given")
 	// Only reading is allowed for it; /dev/full itself is a default device and so may be written.
