@@ -159,7 +159,9 @@ func TestRelabelWithAnotherLabelEndsWhatNobodyWaitsFor(t *testing.T) {
 		m.relabels.do(ctx, nil, volumeOf(t, "old"), old, goesOn)
 		begin := time.Now()
 		go func() { fresh.finish <- nil }()
-		if _, err := m.relabels.do(t.Context(), nil, volumeOf(t, "new"), fresh, goesOn); err != nil {
+		patient, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := m.relabels.do(patient, nil, volumeOf(t, "new"), fresh, goesOn); err != nil {
 			t.Errorf("got %v", err)
 		}
 		if _, ended := old.ran(); !errors.Is(ended, context.Canceled) || time.Since(begin) > time.Second {
