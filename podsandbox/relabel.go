@@ -185,7 +185,7 @@ func relabelError(err error) error {
 	switch {
 	case errors.Is(err, selinux.ErrProtected), errors.Is(err, unix.EINVAL):
 		return kindf(ErrInvalid, "%w", err)
-	case errors.Is(err, selinux.ErrReadOnly), errors.Is(err, selinux.ErrTooDeep), errors.Is(err, os.ErrPermission):
+	case errors.Is(err, selinux.ErrReadOnly), errors.Is(err, selinux.ErrTooDeep), errors.Is(err, selinux.ErrTooMany), errors.Is(err, os.ErrPermission):
 		return kindf(ErrPrecondition, "%w", err)
 	}
 	return err

@@ -25,6 +25,8 @@ var (
 	ErrReadOnly = errors.New("read-only file system")
 	// ErrTooDeep: directories are nested deeper than Relabel follows.
 	ErrTooDeep = errors.New("nested too deep")
+	// ErrTooMany: there are more names than Relabel follows: files are made as fast as they are labelled.
+	ErrTooMany = errors.New("files keep being added")
 )
 
 // attribute is where the kernel keeps a file's label, see xattr(7).
@@ -43,6 +45,7 @@ type Relabel struct {
 	top   *os.File
 	label string
 
+	maxNames              int64 // 0 before Run has asked for it
 	seen, changed, linked atomic.Int64
 	at                    atomic.Pointer[directory]
 	// stored is the label as the kernel spells it, from the first file that got it.
@@ -79,6 +82,9 @@ func (r *Relabel) Run(ctx context.Context) error {
 		return fmt.Errorf("look at volume: %w", err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if r.maxNames == 0 {
+			r.maxNames = namesIn(r.top)
+		}
 		if err := r.below(ctx); err != nil {
 			return err
 		}

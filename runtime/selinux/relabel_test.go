@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -398,6 +399,48 @@ func TestRelabelFollowsNoBottomlessTree(t *testing.T) {
 	}
 	if err := NewRelabel(openTop(t, top), wanted).Run(t.Context()); !errors.Is(err, ErrTooDeep) {
 		t.Errorf("got %v, want ErrTooDeep", err)
+	}
+}
+
+// Who makes files as fast as they are labelled doesn't have the walk go on for good. The files are there before it here, which
+// is the same to a walk that takes the volume for smaller.
+func TestRelabelFollowsNoEndlessVolume(t *testing.T) {
+	kerneltest.Root(t)
+	noLeftFiles(t)
+	top := t.TempDir()
+	const names = 3000
+	for i := range names - 10 {
+		write(t, fmt.Sprintf("%s/%d/%d", top, i%10, i))
+	}
+	r := NewRelabel(openTop(t, top), wanted)
+	r.maxNames = names
+	if err := r.Run(t.Context()); err != nil || r.Progress().Seen != names+1 { // and the top
+		t.Errorf("as many names as are followed: got %v, %+v", err, r.Progress())
+	}
+	write(t, top+"/3/one-more")
+	r = NewRelabel(openTop(t, top), others)
+	r.maxNames = names
+	if err := r.Run(t.Context()); !errors.Is(err, ErrTooMany) || !strings.Contains(err.Error(), "more than 3000 names") {
+		t.Errorf("one more: got %v, want ErrTooMany with the bound", err)
+	}
+	if label := fileLabel(t, top); label != wanted {
+		t.Errorf("the top has label %q: it says that everything has it", label)
+	}
+}
+
+func TestNamesThatAreFollowed(t *testing.T) {
+	for _, c := range []struct {
+		files, free uint64
+		want        int64
+	}{
+		{1000, 900, 1_001_600}, {0, 0, uncountedNames}, {10, 20, uncountedNames}, {math.MaxUint64, 0, uncountedNames}, {math.MaxInt64, 1, uncountedNames},
+	} {
+		if got := namesOf(c.files, c.free); got != c.want {
+			t.Errorf("%d files, %d free: got %d, want %d", c.files, c.free, got, c.want)
+		}
+	}
+	if got := namesIn(openTop(t, t.TempDir())); got < moreNames {
+		t.Errorf("a directory here: got %d", got)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -25,7 +27,31 @@ const (
 	maxDepth = 256
 	// maxSwaps bounds how often one name may turn from a directory into something else and back while it is looked at.
 	maxSwaps = 16
+	// namesPerFile and moreNames bound the names that a walk follows, by the files that the file system has when it begins: who
+	// makes files in the volume as fast as they are labelled would have it go on for good. Files may have several names, and
+	// some may be made meanwhile.
+	namesPerFile = 16
+	moreNames    = 1_000_000
+	// uncountedNames are followed where the file system doesn't say how many files it has, as btrfs.
+	uncountedNames = 1 << 28
 )
+
+// namesIn is the bound for the volume with this top.
+func namesIn(top *os.File) int64 {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(top.Fd()), &st); err != nil { // a policy may refuse it
+		return uncountedNames
+	}
+	return namesOf(st.Files, st.Ffree)
+}
+
+// namesOf is the bound on a file system with room for so many files, of which so many are free. What it says may be nonsense.
+func namesOf(files, free uint64) int64 {
+	if free >= files || files-free > (math.MaxInt64-moreNames)/namesPerFile {
+		return uncountedNames
+	}
+	return int64(files-free)*namesPerFile + moreNames
+}
 
 // walk is one Run under way. Each walker goes depth first; entries of a directory go to another walker that has nothing to
 // do, if there is one, and are else done where they were read. So nobody waits for anybody, and what is open and in memory
@@ -156,7 +182,9 @@ func (k *walker) each(b batch) error {
 		if err := context.Cause(k.ctx); err != nil {
 			return err
 		}
-		k.seen.Add(1)
+		if k.seen.Add(1) > k.maxNames {
+			return fmt.Errorf("%w: there are more than %d names, too many for what the file system had, at %s", ErrTooMany, k.maxNames, b.in.quoted(""))
+		}
 		if err := k.entry(b.in, e); err != nil {
 			return err
 		}
