@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -58,20 +59,29 @@ func set(booleans []string) error {
 
 // labelled gives what a node consists of the labels that the policy has for the places of an installed one.
 func (n *node) labelled() error {
+	var errs []error
+	for own, place := range map[string]string{
+		"run": "/run/podwright", "netns": "/run/netns", "state": "/var/lib/podwright", "logs": podLogs, "config.toml": "/etc/podwright/config.toml",
+		"cni": "/etc/cni/net.d", "plugins": "/opt/cni/bin/bridge", "addresses": "/var/lib/cni/networks", "certs": "/etc/containerd/certs.d", "seccomp": "/var/lib/kubelet/seccomp",
+	} {
+		errs = append(errs, labelAs(n.path(own), place))
+	}
+	return errors.Join(errs...)
+}
+
+const podLogs = "/var/log/pods"
+
+// labelAs gives a path the label that the policy has for another place, where there is one.
+func labelAs(path, place string) error {
 	if !hasLabels() {
 		return nil
 	}
-	for own, place := range map[string]string{
-		"run": "/run/podwright", "netns": "/run/netns", "state": "/var/lib/podwright", "logs": "/var/log/pods", "config.toml": "/etc/podwright/config.toml",
-		"cni": "/etc/cni/net.d", "plugins": "/opt/cni/bin/bridge", "addresses": "/var/lib/cni/networks", "certs": "/etc/containerd/certs.d", "seccomp": "/var/lib/kubelet/seccomp",
-	} {
-		label, err := exec.Command("matchpathcon", "-n", place).Output()
-		if err != nil {
-			return fmt.Errorf("label of %s: %w", place, err)
-		}
-		if out, err := exec.Command("chcon", "-R", clean(string(label)), n.path(own)).CombinedOutput(); err != nil {
-			return fmt.Errorf("label %s as %s: %w: %s", own, place, err, out)
-		}
+	label, err := exec.Command("matchpathcon", "-n", place).Output()
+	if err != nil {
+		return fmt.Errorf("label of %s: %w", place, err)
+	}
+	if out, err := exec.Command("chcon", "-R", clean(string(label)), path).CombinedOutput(); err != nil {
+		return fmt.Errorf("label %s as %s: %w: %s", path, place, err, out)
 	}
 	return nil
 }

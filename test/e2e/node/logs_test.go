@@ -110,11 +110,14 @@ func TestFullLogDiskDoesNotBlockTheContainer(t *testing.T) {
 	}
 }
 
-// mountSmall makes dir a tmpfs of 256 KiB until the test ends.
+// mountSmall makes dir a tmpfs of 256 KiB for logs until the test ends.
 func mountSmall(t *testing.T, dir string) {
 	t.Helper()
 	if err := unix.Mount("small", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatal(err)
+	}
+	if err := labelAs(dir, podLogs); err != nil {
+		t.Error(err)
 	}
 	t.Cleanup(func() {
 		// The anchor lets go of a log a moment after its container is removed.
