@@ -108,7 +108,7 @@ func (in *Inbox) Receive(socket int, s *Scratch, flags int) (*Message, []int, er
 	switch {
 	case err != nil || rflags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
 		CloseAll(fds)
-		return nil, nil, fmt.Errorf("packet of more than %d bytes or %d descriptors: %w", packetBytes, packetFds, ErrMalformed)
+		return nil, nil, fmt.Errorf("packet of more than %d bytes or %d descriptors, or with one that a security module refuses: %w", packetBytes, packetFds, ErrMalformed)
 	case n == 0:
 		return nil, nil, io.EOF
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,6 +55,33 @@ func TestTmpfsInAVolumeIsLabelledWithIt(t *testing.T) {
 		if got := run(t, "stat", "-c", "%C", filepath.Join(volume, name)); got != want {
 			t.Errorf("%s: got label %s, want it left as %s", name, got, want)
 		}
+	}
+}
+
+// Whatever the kubelet mounts can be mounted, be it of a type that nobody thought of. What a container does with it, the policy
+// says.
+func TestWhateverTheNodeHasCanBeMounted(t *testing.T) {
+	needs(t, "selinux")
+	paths := map[string]string{"/dev/fuse": "/mounted/fuse", "/dev/vda": "/mounted/disk", "/sys/kernel/debug": "/mounted/debug"}
+	for _, kind := range []string{"user_home_t", "shadow_t", "sshd_key_t", "var_spool_t", "container_file_t"} {
+		dir := labelled(t, "system_u:object_r:"+kind+":s0", "/etc/hostname")
+		paths[dir], paths[dir+"/hostname"] = "/mounted/"+kind, "/mounted/"+kind+".file"
+		socket := filepath.Join(dir, "socket")
+		listener, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close() })
+		run(t, "chcon", "system_u:object_r:"+kind+":s0", socket)
+		paths[socket] = "/mounted/" + kind + ".socket"
+	}
+	p := connect(t).pod()
+	c := p.sleeper(withPaths(p, paths))
+	if got := c.shell("cat /mounted/container_file_t.file"); got == "" {
+		t.Error("a file for containers is empty")
+	}
+	for kind := range map[string]bool{"shadow_t": true, "sshd_key_t": true} {
+		c.denied("cat /mounted/"+kind+".file", kind)
 	}
 }
 
