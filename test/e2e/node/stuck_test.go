@@ -100,13 +100,18 @@ func stuckContainer(t *testing.T, p *pod) (c *container, pid int, release func()
 	dir := t.TempDir()
 	asked, release := stuckFileSystem(t, dir)
 	t.Cleanup(release)
-	c = p.start(func(c *criv1.ContainerConfig) { c.Mounts = []*criv1.Mount{bind(dir, "/fs")} }, "cat", "/fs/stuck")
+	c = p.start(onFUSE(dir), "cat", "/fs/stuck")
 	select {
 	case <-asked:
 	case <-time.After(10 * time.Second):
 		t.Fatal("the container's program does not wait for the file system")
 	}
 	return c, c.info().PID, release
+}
+
+// onFUSE gives a container the file system at /fs, from which SELinux's policy keeps ordinary ones.
+func onFUSE(dir string) func(*criv1.ContainerConfig) {
+	return both(outsideModules, func(c *criv1.ContainerConfig) { c.Mounts = []*criv1.Mount{bind(dir, "/fs")} })
 }
 
 func wantUnkillable(t *testing.T, pid int) {
@@ -197,7 +202,7 @@ func TestCommandThatCannotBeKilledEndsItsCallB25(t *testing.T) {
 	dir := t.TempDir()
 	_, release := stuckFileSystem(t, dir)
 	defer release()
-	c := p.sleeper(func(c *criv1.ContainerConfig) { c.Mounts = []*criv1.Mount{bind(dir, "/fs")} })
+	c := p.sleeper(onFUSE(dir))
 	goroutines, files := gauges(t, address)
 	for range 3 {
 		begin := time.Now()
