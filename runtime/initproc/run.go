@@ -56,6 +56,7 @@ func steps() [launch.OpReap + 1]step {
 // is locked to its thread: namespaces, working directory, mask and credentials belong to the thread, which
 // becomes the workload.
 func Main(version string) {
+	pin()
 	call(sysCloseRange, launch.PlanFd, lastFd, closeRangeCloexec)
 	encoded, errno := readPlan()
 	if errno != 0 {
