@@ -208,6 +208,7 @@ func TestMountOptionsProtectVolumes(t *testing.T) {
 	for name, change := range map[string][]func(*criv1.PodSandboxConfig){"the node's users": nil, "users of its own": {ownUser}} {
 		t.Run(name, func(t *testing.T) {
 			c := n.pod(t, change...).sleeper(func(c *criv1.ContainerConfig) {
+				outsideModules(c)
 				security(c).RunAsUser = &criv1.Int64Value{Value: 1000}
 				options := security(c).GetNamespaceOptions().GetUsernsOptions()
 				for at, list := range map[string][]string{"/none": nil, "/noexec": {"noexec"}, "/nodev": {"nodev"}, "/nosuid": {"nosuid"}, "/all": {"nosuid", "nodev", "noexec", "nodev"}} {

@@ -201,6 +201,7 @@ func TestRuntimeDefaultBlocksWhatUnconfinedAllows(t *testing.T) {
 	}
 	// The profile follows the capabilities, as Kubernetes users expect: whoever may set the clock may call it.
 	warranted := results(p.output(func(c *criv1.ContainerConfig) {
+		outsideModules(c)
 		seccomp(criv1.SecurityProfile_RuntimeDefault)(c)
 		security(c).Capabilities.AddCapabilities = []string{"SYS_TIME", "SYS_MODULE", "BPF"}
 	}, "probe", "syscalls"))

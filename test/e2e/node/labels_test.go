@@ -30,21 +30,23 @@ func needLabels(t *testing.T) {
 }
 
 // allowWhatTestsDo turns booleans of SELinux's policy on, where there is one, until restore is called: plugins are scripts
-// here, containers make groups of their own, and use capabilities that they ask for.
+// here, containers make groups of their own, trace, and use capabilities that they ask for.
 func allowWhatTestsDo() (restore func(), err error) {
-	var was []string
+	var was, now []string
 	restore = func() { set(was) }
 	if !hasLabels() {
 		return restore, nil
 	}
-	for _, name := range []string{"podwright_plugin_scripts", "container_manage_cgroup", "container_use_host_all_caps"} {
-		now, err := os.ReadFile("/sys/fs/selinux/booleans/" + name)
+	for _, name := range []string{
+		"podwright_plugin_scripts", "podwright_containers_trace", "container_manage_cgroup", "container_use_host_all_caps", "container_use_userns_all_caps",
+	} {
+		value, err := os.ReadFile("/sys/fs/selinux/booleans/" + name)
 		if err != nil {
 			return restore, err
 		}
-		was = append(was, name+"="+string(now[:1]))
+		was, now = append(was, name+"="+string(value[:1])), append(now, name+"=1")
 	}
-	return restore, set([]string{"podwright_plugin_scripts=1", "container_manage_cgroup=1", "container_use_host_all_caps=1"})
+	return restore, set(now)
 }
 
 func set(booleans []string) error {

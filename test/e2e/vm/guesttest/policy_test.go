@@ -301,6 +301,9 @@ func TestOrdinaryPodsMeetNoRefusal(t *testing.T) {
 		})
 		volume := labelled(t, "system_u:object_r:container_file_t:s0")
 		c := p.sleeper(withPaths(p, map[string]string{volume: "/volume"}))
+		if got := c.shell("echo again >/dev/stdout"); got != "again" {
+			t.Errorf("a command opened its output and wrote %q, want again", got)
+		}
 		if got := c.shell("echo hello >/volume/x && cat /volume/x && df /dev/shm >/dev/null && echo $$ >/dev/shm/y"); got != "hello" {
 			t.Errorf("exec wrote %q, want hello", got)
 		}
