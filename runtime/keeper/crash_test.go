@@ -91,13 +91,13 @@ func TestKeeperIsKilledWhileContainersWrite(t *testing.T) {
 	for i := range kills {
 		time.Sleep(200 * time.Millisecond)
 		if i == 1 { // one container exits while there is no keeper: anchor and all stand still meanwhile
-			anchor := n.hello().AnchorPID
-			unix.Kill(anchor, unix.SIGSTOP)
-			unix.Kill(n.hello().KeeperPID, unix.SIGKILL)
+			now := n.hello()
+			unix.Kill(now.AnchorPID, unix.SIGSTOP)
+			unix.Kill(now.KeeperPID, unix.SIGKILL)
 			os.WriteFile(n.dir+"/die", nil, 0o600)
 			time.Sleep(100 * time.Millisecond)
-			unix.Kill(anchor, unix.SIGCONT)
-			n.waitConnected()
+			unix.Kill(now.AnchorPID, unix.SIGCONT)
+			n.waitOther(now)
 			continue
 		}
 		n.killKeeper()
@@ -189,10 +189,7 @@ func TestKeeperIsKilledBeforeAnInitExecutes(t *testing.T) {
 	launch.Go(func() { n.Launch(n.ctx(), w.Launch); closeFiles(w.files) })
 	n.eventually("a clone in the group", func() bool { return processes() != "" })
 	unix.Kill(before.KeeperPID, unix.SIGKILL)
-	n.eventually("another keeper", func() bool {
-		h, err := n.Hello(n.ctx())
-		return err == nil && h.KeeperPID != before.KeeperPID && n.Connected()
-	})
+	n.waitOther(before)
 	launch.Wait()
 	n.eventually("end of the clone", func() bool { return processes() == "" })
 	n.noOrphans()

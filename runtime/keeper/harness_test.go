@@ -279,6 +279,12 @@ func (n *node) killKeeper() {
 	n.t.Helper()
 	before := n.hello()
 	unix.Kill(before.KeeperPID, unix.SIGKILL)
+	n.waitOther(before)
+}
+
+// waitOther waits for a keeper after one that was killed; the connection may take a moment to show it.
+func (n *node) waitOther(before wire.Hello) {
+	n.t.Helper()
 	n.eventually("another keeper", func() bool {
 		h, err := n.Hello(n.ctx())
 		return err == nil && h.KeeperPID != before.KeeperPID && n.Connected()
