@@ -217,6 +217,8 @@ func TestFreezeStopsAndThawResumes(t *testing.T) {
 			if err := m.Freeze(ctx, path); err != nil {
 				t.Fatal(err)
 			}
+			// Frozen is said on a process's way off its processor.
+			waitFor(t, "it lies still", func() bool { return !running(t, cmd.Process.Pid) })
 			before := cpuTicks(t, cmd.Process.Pid)
 			time.Sleep(100 * time.Millisecond)
 			if after := cpuTicks(t, cmd.Process.Pid); after != before {
@@ -245,6 +247,17 @@ func cpuTicks(t *testing.T, pid int) string {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// running says whether the process has a processor or waits for one (proc_pid_stat(5)).
+func running(t *testing.T, pid int) bool {
+	t.Helper()
+	text, err := sys.ReadKernelFile(fmt.Sprintf("/proc/%d/stat", pid), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(text, ") ")
+	return strings.HasPrefix(rest, "R")
 }
 
 func TestKillRefusesItsOwnGroup(t *testing.T) {
