@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -28,6 +29,45 @@ type mountedTree struct {
 	nsDelegate  bool        // v2: mounted with that option
 	hierarchies []Hierarchy // v1
 	controllers []string    // sorted
+	tops        []top       // where each hierarchy begins, on v2 the only one
+}
+
+// top is the first directory of a hierarchy, open (O_PATH): from there the kernel walks half as far as from its own root,
+// which statistics do for every file.
+type top struct {
+	point string
+	dir   *os.File
+}
+
+func (t top) fd() int { return int(t.dir.Fd()) }
+
+// openTops comes before the first group. What it opens is closed with the tree, by the collector.
+func (t *mountedTree) openTops() error {
+	points := []string{t.root}
+	if t.version == 1 {
+		points = nil
+		for _, h := range t.hierarchies {
+			points = append(points, h.MountPoint)
+		}
+	}
+	for _, point := range points {
+		fd, err := unix.Open(point, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return &os.PathError{Op: "open", Path: point, Err: err}
+		}
+		t.tops = append(t.tops, top{point, os.NewFile(uintptr(fd), point)})
+	}
+	return nil
+}
+
+// topOf is of the hierarchy that has the controller, which the tree has.
+func (t *mountedTree) topOf(controller string) top {
+	for i, h := range t.hierarchies {
+		if slices.Contains(h.Controllers, controller) {
+			return t.tops[i]
+		}
+	}
+	return t.tops[0]
 }
 
 type cgroupMount struct {

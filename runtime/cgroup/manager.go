@@ -91,6 +91,9 @@ func New(cfg Config) (*Manager, error) {
 	if err := found.findControllers(); err != nil {
 		return nil, err
 	}
+	if err := found.openTops(); err != nil {
+		return nil, fmt.Errorf("cgroup root: %w", err)
+	}
 	m := &Manager{mountedTree: found}
 	if m.driver, err = chooseDriver(cfg, found.version); err != nil {
 		return nil, err

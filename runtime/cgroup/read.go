@@ -13,12 +13,6 @@ func readTrimmed(path string) (string, error) {
 	return strings.TrimSpace(text), err
 }
 
-// readRecord is readTrimmed of a file that is no list, for less.
-func readRecord(path string) (string, error) {
-	text, err := sys.ReadKernelRecord(path, smallFile)
-	return strings.TrimSpace(text), err
-}
-
 func readWords(path string) ([]string, error) {
 	text, err := sys.ReadKernelFile(path, smallFile)
 	return strings.Fields(text), err

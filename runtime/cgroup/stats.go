@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/podwright/podwright/runtime/sys"
 )
 
 // NoLimit is what a limit reads as when there is none.
@@ -254,9 +256,15 @@ func (r *reader) text(controller, file string) (text string, ok bool) {
 	if r.err != nil || !r.has(controller) {
 		return "", false
 	}
-	dir, _ := r.dir(controller)
-	text, r.err = readRecord(dir + "/" + file)
-	return text, r.err == nil
+	return r.record(r.topOf(controller), file)
+}
+
+// record reads a file that is no list.
+func (r *reader) record(t top, file string) (text string, ok bool) {
+	if text, r.err = sys.ReadKernelRecordAt(t.fd(), r.path[1:]+"/"+file, smallFile); r.err != nil {
+		r.err = fmt.Errorf("%s: %w", t.point, r.err)
+	}
+	return strings.TrimSpace(text), r.err == nil
 }
 
 // optional is text of a file that not every kernel has, or that it may refuse to read.
@@ -274,7 +282,7 @@ func (r *reader) optional(controller, file string) (string, bool) {
 // core reads a file that v2 has without any controller.
 func (r *reader) core(file string) (text string) {
 	if r.err == nil {
-		text, r.err = readRecord(r.unified() + "/" + file)
+		text, _ = r.record(r.tops[0], file)
 	}
 	return text
 }

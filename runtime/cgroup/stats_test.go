@@ -111,6 +111,9 @@ func TestUnifiedStatisticsTakeNoErrorForAZero(t *testing.T) {
 			controllers = []string{"cpu", "io", "memory", "pids"}
 		}
 		m := &Manager{mountedTree: mountedTree{version: 2, root: root, controllers: controllers}}
+		if err := m.openTops(); err != nil {
+			t.Fatal(err)
+		}
 		got, err := m.Stats("/g")
 		if c.err != nil {
 			if !errors.Is(err, c.err) {
@@ -197,6 +200,9 @@ func TestLegacyStatistics(t *testing.T) {
 			writeGroup(t, filepath.Join(root, controller, "g"), files)
 			m.hierarchies = append(m.hierarchies, Hierarchy{Controllers: []string{controller}, MountPoint: filepath.Join(root, controller)})
 			m.controllers = append(m.controllers, controller)
+		}
+		if err := m.openTops(); err != nil {
+			t.Fatal(err)
 		}
 		got, err := m.Stats("/g")
 		if c.err != nil {

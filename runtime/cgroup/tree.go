@@ -57,19 +57,17 @@ func (m *Manager) Processes(path string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, ok := g.dir("pids")
-	if !ok {
-		dir = g.dirs(path)[0]
-	}
-	return listPids(func(fn func(dir string) error) error { return walkDirs(dir, fn) })
+	at := g.topOf("pids").fd()
+	return listPids(at, func(fn func(dir string) error) error { return walkDirsAt(at, path[1:], fn) })
 }
 
-func (g group) pids() ([]int, error) { return listPids(g.eachDir) }
+func (g group) pids() ([]int, error) { return listPids(unix.AT_FDCWD, g.eachDir) }
 
-func listPids(eachDir func(func(dir string) error) error) ([]int, error) {
+// listPids lists what is in directories that are relative to the directory at.
+func listPids(at int, eachDir func(func(dir string) error) error) ([]int, error) {
 	var pids []int
 	err := eachDir(func(dir string) error {
-		text, err := sys.ReadKernelFile(filepath.Join(dir, "cgroup.procs"), listFile)
+		text, err := sys.ReadKernelFileAt(at, dir+"/cgroup.procs", listFile)
 		// EOPNOTSUPP: a threaded v2 group; its processes are listed at the top of the
 		// threaded subtree. ENODEV: removed between open and read.
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -208,44 +206,57 @@ func (g group) eachDir(fn func(dir string) error) error {
 	return nil
 }
 
-func walkDirs(dir string, fn func(dir string) error) error {
+func walkDirs(dir string, fn func(dir string) error) error { return walkDirsAt(unix.AT_FDCWD, dir, fn) }
+
+func walkDirsAt(at int, dir string, fn func(dir string) error) error {
 	if err := fn(dir); err != nil {
 		return err
 	}
-	children, err := childDirs(dir)
+	children, err := childDirsAt(at, dir)
 	if err != nil {
 		return err
 	}
 	for _, child := range children {
-		if err := walkDirs(child, fn); err != nil {
+		if err := walkDirsAt(at, child, fn); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// childDirs are the directories in dir, none if it is gone. kernfs counts them in
-// st_nlink, so that the usual leaf costs one stat and not a listing of its files.
-func childDirs(dir string) ([]string, error) {
+func childDirs(dir string) ([]string, error) { return childDirsAt(unix.AT_FDCWD, dir) }
+
+// childDirsAt are the directories in dir, which is relative to the directory at; none if it is gone. kernfs counts them
+// in st_nlink, so that the usual leaf costs one stat and not a listing of its files.
+func childDirsAt(at int, dir string) ([]string, error) {
 	var st unix.Stat_t
-	err := unix.Lstat(dir, &st)
+	err := unix.Fstatat(at, dir, &st, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, &os.PathError{Op: "lstat", Path: dir, Err: err}
+		return nil, &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	if st.Nlink == 2 {
 		return nil, nil
 	}
-	entries, err := os.ReadDir(dir)
+	fd, err := unix.Openat(at, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir)
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
 	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
 		return nil, err
 	}
 	var out []string
 	for _, e := range entries {
 		if e.IsDir() {
-			out = append(out, filepath.Join(dir, e.Name()))
+			out = append(out, dir+"/"+e.Name())
 		}
 	}
 	return out, nil

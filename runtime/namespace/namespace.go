@@ -190,11 +190,16 @@ func (p *Pins) Path(id string, kind Kind) string {
 	if checkID(id) != nil {
 		return ""
 	}
+	return p.path(id, kind)
+}
+
+// path is Path of an id that checkID has seen.
+func (p *Pins) path(id string, kind Kind) string {
 	switch kind {
 	case Net:
-		return filepath.Join(p.netnsDir, id)
+		return p.netnsDir + "/" + id
 	case IPC, UTS, User:
-		return filepath.Join(p.runDir, id, kind.String())
+		return p.runDir + "/" + id + "/" + kind.String()
 	}
 	return ""
 }
@@ -220,7 +225,7 @@ func (p *Pins) open(id string, kind Kind) (fd int, err error) {
 	if err := checkID(id); err != nil {
 		return -1, err
 	}
-	path := p.Path(id, kind)
+	path := p.path(id, kind)
 	// O_NONBLOCK: something that is not a namespace must not hang the open.
 	fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

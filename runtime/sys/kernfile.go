@@ -12,7 +12,7 @@ import (
 // is wrong with it as that call's errno; os.WriteFile would truncate, create,
 // register with epoll, and split or repeat the write.
 func WriteKernelFile(path, value string) error {
-	fd, err := openRetry(path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	fd, err := openRetry(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -36,7 +36,12 @@ func WriteKernelFile(path, value string) error {
 // ReadKernelFile reads a file of cgroupfs, procfs or sysfs whole, at most
 // maxBytes; more is an error, never a silent cut.
 func ReadKernelFile(path string, maxBytes int) (string, error) {
-	fd, err := openRetry(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+	return ReadKernelFileAt(unix.AT_FDCWD, path, maxBytes)
+}
+
+// ReadKernelFileAt is ReadKernelFile; a relative path is one from the directory dir (openat(2)).
+func ReadKernelFileAt(dir int, path string, maxBytes int) (string, error) {
+	fd, err := openRetry(dir, path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
 	if err != nil {
 		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -66,11 +71,12 @@ func ReadKernelFile(path string, maxBytes int) (string, error) {
 	}
 }
 
-// ReadKernelRecord is ReadKernelFile of a file that the kernel makes anew in one piece for every read at its beginning, as
+// ReadKernelRecordAt is ReadKernelFile of a file that the kernel makes anew in one piece for every read at its beginning, as
 // those of cgroupfs that are no lists (seq_file with one record, Documentation/filesystems/seq_file.rst): what one read
-// leaves room after is all of it, and the read that would say so costs as much as the first.
-func ReadKernelRecord(path string, maxBytes int) (string, error) {
-	fd, err := openRetry(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
+// leaves room after is all of it, and the read that would say so costs as much as the first. A relative path is one
+// from the directory dir (openat(2)).
+func ReadKernelRecordAt(dir int, path string, maxBytes int) (string, error) {
+	fd, err := openRetry(dir, path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
 	if err != nil {
 		return "", &fs.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -84,15 +90,15 @@ func ReadKernelRecord(path string, maxBytes int) (string, error) {
 		case err != nil:
 			return "", &fs.PathError{Op: "read", Path: path, Err: err}
 		case n == len(page) || n > maxBytes:
-			return ReadKernelFile(path, maxBytes)
+			return ReadKernelFileAt(dir, path, maxBytes)
 		}
 		return string(page[:n]), nil
 	}
 }
 
-func openRetry(path string, flags int) (int, error) {
+func openRetry(dir int, path string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags, 0)
+		fd, err := unix.Openat(dir, path, flags, 0)
 		if err != unix.EINTR {
 			return fd, err
 		}

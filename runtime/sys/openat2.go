@@ -56,7 +56,7 @@ func openat2(dir *os.File, path string, how unix.OpenHow) (int, error) {
 // /proc/self/fd, so that what is opened is the inode that was looked at and no
 // name is resolved a second time. f stays the caller's.
 func Reopen(f *os.File, flags int) (*os.File, error) {
-	fd, err := openRetry(FDPath(f), flags|unix.O_CLOEXEC)
+	fd, err := openRetry(unix.AT_FDCWD, FDPath(f), flags|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, &fs.PathError{Op: "reopen", Path: f.Name(), Err: err}
 	}

@@ -27,10 +27,11 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if err != nil || got != "new text" { // not truncated: kernel files are not
 		t.Errorf("ReadKernelFile = %q, %v", got, err)
 	}
-	if got, err := ReadKernelRecord(path, 8); err != nil || got != "new text" {
-		t.Errorf("ReadKernelRecord = %q, %v", got, err)
+	record := func(path string, most int) (string, error) { return ReadKernelRecordAt(unix.AT_FDCWD, path, most) }
+	if got, err := record(path, 8); err != nil || got != "new text" {
+		t.Errorf("ReadKernelRecordAt = %q, %v", got, err)
 	}
-	for _, read := range []func(string, int) (string, error){ReadKernelFile, ReadKernelRecord} {
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, record} {
 		if got, err := read(path, 7); err == nil {
 			t.Errorf("8 bytes with a limit of 7: %q", got)
 		}
@@ -46,14 +47,22 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 		if err := os.WriteFile(path, []byte(long[:size]), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := ReadKernelRecord(path, 1<<20); err != nil || got != long[:size] {
+		if got, err := record(path, 1<<20); err != nil || got != long[:size] {
 			t.Errorf("record of %d bytes: %d bytes, %v", size, len(got), err)
 		}
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	if got, err := ReadKernelRecordAt(int(dir.Fd()), filepath.Base(path), 1<<20); err != nil || got != long[:4097] {
+		t.Errorf("record from a directory: %d bytes, %v", len(got), err)
 	}
 	if err := os.Symlink(path, path+"-link"); err != nil {
 		t.Fatal(err)
 	}
-	for _, read := range []func(string, int) (string, error){ReadKernelFile, ReadKernelRecord} {
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, record} {
 		if _, err := read(path+"-link", 8); !errors.Is(err, unix.ELOOP) {
 			t.Errorf("through a symlink: %v, want ELOOP", err)
 		}
