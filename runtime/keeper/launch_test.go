@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,6 +126,24 @@ func TestLaunchNobodyWaitsForIsUndone(t *testing.T) {
 		return err == nil && len(children) == 0
 	})
 	n.noOrphans()
+}
+
+// B5: a workload that has begun when its launch is given up has started others by then. It leads a session.
+func TestLaunchNobodyWaitsForIsUndoneWithWhatItStarted(t *testing.T) {
+	n := newNode(t)
+	w := n.terminal("c1", wire.KindContainer, `trap "" HUP; sleep 1000 & echo $!; wait`)
+	n.start(w)
+	child := 0
+	n.eventually("a process that it started", func() bool {
+		said, _, whole := strings.Cut(w.text(t, "stdout"), "\n")
+		child, _ = strconv.Atoi(strings.TrimSpace(said))
+		return whole && child > 0
+	})
+	n.undo("c1")
+	n.eventually("the end of both", func() bool {
+		children, err := n.List(n.ctx())
+		return err == nil && len(children) == 0 && !alive(child)
+	})
 }
 
 func TestCloneOfInitIsTheChild(t *testing.T) {

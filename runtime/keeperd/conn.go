@@ -268,6 +268,8 @@ func (k clients) forgetOrKill(c *child, kill bool) error {
 			c.launching.failure = &wire.Error{Code: wire.CodeState, Text: "launch of " + c.ID + " was given up"}
 		}
 		if c.pidfd >= 0 {
+			// What begins this moment may have started others, in the group that it leads then.
+			_ = k.signal(c, &wire.Message{Signal: int(unix.SIGKILL), Group: true})
 			unix.PidfdSendSignal(c.pidfd, unix.SIGKILL, nil, 0)
 		}
 	}

@@ -36,8 +36,8 @@ func (p *pod) stats() *criv1.PodSandboxStats {
 // fresh fails the test unless a figure is of the last second.
 func fresh(t *testing.T, what string, timestamp int64) {
 	t.Helper()
-	if age := time.Since(time.Unix(0, timestamp)); age < 0 || age > time.Second {
-		t.Errorf("%s is %v old, want at most a second", what, age)
+	if age := time.Since(time.Unix(0, timestamp)); age < 0 || age > patient(time.Second) {
+		t.Errorf("%s is %v old, want at most %v", what, age, patient(time.Second))
 	}
 }
 
@@ -76,7 +76,8 @@ func (c *container) checkUse(t *testing.T, one *criv1.ContainerStats) {
 		return two.GetCpu().GetUsageCoreNanoSeconds().GetValue() > one.GetCpu().GetUsageCoreNanoSeconds().GetValue()+200_000_000
 	})
 	used, passed := two.GetCpu().GetUsageCoreNanoSeconds().GetValue()-one.GetCpu().GetUsageCoreNanoSeconds().GetValue(), time.Since(began)
-	if used > uint64(passed)+100_000_000 {
+	// The kernel may be behind with what it counts, and an emulated one is.
+	if used > uint64(passed+patient(150*time.Millisecond)) {
 		t.Errorf("one loop used %v in %v", time.Duration(used), passed)
 	}
 	// Before the loop there was a pipeline, whose programs ran side by side.
