@@ -71,6 +71,7 @@ func (a *ahead) prepareCalls() {
 	a.p.Call(sysCloseRange, launch.PlanFd, lastFd, closeRangeCloexec)
 	a.p.Call(syscall.SYS_UMASK, 0)
 	a.p.Call(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 0)
+	a.p.Call(syscall.SYS_PRCTL, prSetTimerslack, 0)
 	for i := range a.plan.Ops {
 		if op := &a.plan.Ops[i]; op.Code == launch.OpExecLabel {
 			a.labels[i] = a.openProcFile("thread-self/attr/"+strings.TrimPrefix(op.Path, "/"), op)

@@ -19,6 +19,7 @@ const (
 	prCapAmbient      = 47
 	prCapAmbientRaise = 2
 	prCapAmbientClear = 4
+	prSetTimerslack   = 29
 	prNoNewPrivs      = 38
 
 	seccompSetFilter = 1

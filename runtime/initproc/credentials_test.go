@@ -1,6 +1,7 @@
 package initproc
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"runtime"
@@ -218,4 +219,27 @@ func TestWorkloadLeadsItsSessionAndIsDumpable(t *testing.T) {
 	os.Link(lab.probe, dir+"/bin/probe")
 	setsid := launch.Op{Code: launch.OpSetsid, Step: "setsid", Fd: -1}
 	must(t, as(opsIdentity(1000, defaultCaps, 0), []launch.Op{setsid}, nil, "probe", "session"), table, "true 1 0\nexit 0")
+}
+
+// Init has a slack of its own for Go's runtime (runtime/spawn), and the workload the keeper's, to sleep in and to hand on.
+func TestWorkloadHasTheUsualTimerSlack(t *testing.T) {
+	newLab(t)
+	dir, table := oneRoot(t)
+	os.Link(lab.probe, dir+"/bin/probe")
+	plan := container("")
+	plan.Args = []string{"/bin/probe", "slack"}
+	must(t, plan, table, "50000 50000\nexit 0")
+}
+
+func TestExecHasTheUsualTimerSlack(t *testing.T) {
+	eachWay(t, func(t *testing.T) {
+		newLab(t)
+		dir, table := oneRoot(t)
+		os.Link(lab.probe, dir+"/bin/probe")
+		c := sleeping(t, container("echo ready; sleep 1000"), table)
+		bufio.NewReader(c.output).ReadString('\n')
+		if got := start(t, execInto(1000, nil, "probe", "slack"), []*os.File{c.file}, false).finish(t); got != "50000 50000\nexit 0" {
+			t.Errorf("got %q", got)
+		}
+	})
 }

@@ -35,6 +35,7 @@ func execute(r *runner, op *launch.Op) (string, syscall.Errno) {
 	p := spawn.NewProgram(launch.StatusFd)
 	r.program(p, op)
 	resetSignals()
+	resetTimerSlack()
 	// Nothing but stdio and the status socket is left when the clone becomes visible in the container.
 	call(sysCloseRange, launch.PlanFd, launch.PlanFd, 0)
 	call(sysCloseRange, launch.FirstFd, lastFd, 0)
@@ -58,6 +59,9 @@ func resetSignals() {
 		call(syscall.SYS_RT_SIGACTION, signal, uintptr(unsafe.Pointer(action)), 0, sigsetSize) // EINVAL for SIGKILL and SIGSTOP
 	}
 }
+
+// resetTimerSlack gives the thread, and with it the workload, the slack that the keeper has, which is this process's default.
+func resetTimerSlack() { prctl(prSetTimerslack, 0) }
 
 func setSignalMask(blocked uint64) {
 	mask := &[1]uint64{blocked}

@@ -69,6 +69,7 @@ func reap(r *runner, op *launch.Op) (string, syscall.Errno) {
 		return "", errno
 	}
 	resetSignals()
+	resetTimerSlack()
 	call(sysCloseRange, launch.FirstFd, lastFd, 0)
 	p.Become()
 	return "", 0

@@ -197,6 +197,26 @@ func TestStartedProcessHasEmptyMaskAndDefaultDispositions(t *testing.T) {
 	}
 }
 
+// What the workload has instead is initproc's (TestWorkloadHasTheUsualTimerSlack).
+func TestOnlyInitIsWokenLate(t *testing.T) {
+	if got := output(t, "cat /proc/self/timerslack_ns"); got != "10000000\n" {
+		t.Errorf("got %q, want initSlack", got)
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	script := "test $(cat /proc/self/timerslack_ns) = 50000"
+	pid, pidfd, err := Start(&Command{Exe: int(openBusybox(t).Fd()), Argv: []string{"sh", "-c", script}, Env: []string{}, Fds: []int{int(null.Fd())}, Cgroup: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status := wait(t, pid, pidfd); status.ExitStatus() != 0 {
+		t.Errorf("%s: status %#x", script, status)
+	}
+}
+
 func TestStartNamesTheFailureAndLeavesNoChild(t *testing.T) {
 	dir, err := os.Open(t.TempDir())
 	if err != nil {
