@@ -53,7 +53,7 @@ const (
 
 	prSetTimerslack = 29
 	// initSlack, in nanoseconds, lets the kernel put off the wake-ups of init's Go runtime, whose monitor would look after a
-	// thread 10,000 times a second: a fifth of what ten pods take that start at a time. It ends with the plan (initproc).
+	// thread 10,000 times a second: a sixth of what ten pods take that start at a time. It ends with the plan (initproc).
 	initSlack = 10_000_000
 )
 
