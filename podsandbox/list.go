@@ -3,6 +3,7 @@ package podsandbox
 import (
 	"sort"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -114,6 +115,23 @@ func encode(full, bare proto.Message) Encoded {
 		bytes, _ = proto.Marshal(bare) // nothing but what podwright made itself
 	}
 	return bytes
+}
+
+// sideBySide makes the entries of a list on all processors: figures change from call to call, so that each is made anew.
+func sideBySide[T any](of []T, entry func(T) dated) []dated {
+	out := make([]dated, len(of))
+	share := (len(of) + lookers - 1) / lookers
+	var all sync.WaitGroup
+	for begin := 0; begin < len(of); begin += share {
+		// Owner: this call, which waits; ends with its share.
+		all.Go(func() {
+			for i := begin; i < min(begin+share, len(of)); i++ {
+				out[i] = entry(of[i])
+			}
+		})
+	}
+	all.Wait()
+	return out
 }
 
 // idMatches: an empty id matches everything, and a prefix counts, as crictl's short ids need (B6).

@@ -197,13 +197,11 @@ func (m *statsManager) ListContainerStats(ctx context.Context, filter *criv1.Con
 			match = append(match, c)
 		}
 	})
-	var list []dated
-	for _, found := range m.lookAtContainers(ctx, match, depthUsage) {
+	return newestFirst(sideBySide(m.lookAtContainers(ctx, match, depthUsage), func(found containerLook) dated {
 		full := m.containerStats(found)
 		bare := &criv1.ContainerStats{Attributes: &criv1.ContainerAttributes{Id: found.c.id}, Cpu: full.Cpu, Memory: full.Memory}
-		list = append(list, dated{found.rec.CreatedNanos, encode(full, bare)})
-	}
-	return newestFirst(list)
+		return dated{found.rec.CreatedNanos, encode(full, bare)}
+	}))
 }
 
 // SandboxStats is of any sandbox; one that is not ready uses nothing.
@@ -232,11 +230,9 @@ func (m *statsManager) ListSandboxStats(ctx context.Context, filter *criv1.PodSa
 			match = append(match, s)
 		}
 	})
-	var list []dated
-	for _, found := range m.lookAtPods(ctx, match, depthProcess) {
+	return newestFirst(sideBySide(m.lookAtPods(ctx, match, depthProcess), func(found podLook) dated {
 		full := m.sandboxStats(found)
 		bare := &criv1.PodSandboxStats{Attributes: &criv1.PodSandboxAttributes{Id: found.s.id}, Linux: &criv1.LinuxPodSandboxStats{Cpu: full.Linux.Cpu, Memory: full.Linux.Memory}}
-		list = append(list, dated{found.rec.CreatedNanos, encode(full, bare)})
-	}
-	return newestFirst(list)
+		return dated{found.rec.CreatedNanos, encode(full, bare)}
+	}))
 }

@@ -205,6 +205,23 @@ func TestKillEndsAForkBomb(t *testing.T) {
 	}
 }
 
+// The kernel gives a list a page at a time, of some 700 processes.
+func TestManyProcessesAreAllListed(t *testing.T) {
+	m := newManager(t)
+	path := groupName(t, m)
+	if err := m.Create(testContext(t), path, nil); err != nil {
+		t.Fatal(err)
+	}
+	const children = 1000
+	_, out := join(t, m, path, "i=0; while [ $i -lt 1000 ]; do sleep 1000 & i=$((i+1)); done; echo started; wait")
+	needLine(t, out, "started")
+	for name, list := range map[string]func(string) ([]int, error){"Pids": m.Pids, "Processes": m.Processes} {
+		if got, err := list(path); err != nil || len(got) != children+1 {
+			t.Errorf("%s: got %d processes, %v, want %d", name, len(got), err, children+1)
+		}
+	}
+}
+
 func TestFreezeStopsAndThawResumes(t *testing.T) {
 	for _, m := range []*Manager{newManager(t), unifiedManager(t)} {
 		t.Run(fmt.Sprintf("v%d", m.version), func(t *testing.T) {

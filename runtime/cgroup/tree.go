@@ -67,7 +67,7 @@ func (g group) pids() ([]int, error) { return listPids(unix.AT_FDCWD, g.eachDir)
 func listPids(at int, eachDir func(func(dir string) error) error) ([]int, error) {
 	var pids []int
 	err := eachDir(func(dir string) error {
-		text, err := sys.ReadKernelFileAt(at, dir+"/cgroup.procs", listFile)
+		text, err := sys.ReadKernelListAt(at, dir+"/cgroup.procs", listFile)
 		// EOPNOTSUPP: a threaded v2 group; its processes are listed at the top of the
 		// threaded subtree. ENODEV: removed between open and read.
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {

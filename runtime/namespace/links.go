@@ -73,7 +73,7 @@ func (p *Pins) links(id string, buf []byte) ([]Link, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list interfaces: %w", os.NewSyscallError("read", err))
 		}
-		if n += more; more == 0 || n == len(buf) {
+		if n += more; more < sys.ListEnds || n == len(buf) {
 			return parseLinks(buf[:n]), nil
 		}
 	}

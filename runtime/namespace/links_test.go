@@ -82,6 +82,22 @@ func TestLinksOfSeveralSandboxesAreCounted(t *testing.T) {
 	}
 }
 
+// The kernel gives a page at a time, which some 30 interfaces fill: 1 to 60 of them end at every place in it.
+func TestLinksOfManyInterfacesAreAllSeen(t *testing.T) {
+	p := newPins(t)
+	ctx := context.Background()
+	if err := p.Create(ctx, "sb1", Spec{Net: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer p.Remove(ctx, "sb1")
+	for count := 2; count < maxLinks; count += 2 {
+		addPair(t, p, "sb1", fmt.Sprintf("eth%d", count), fmt.Sprintf("eth%d", count+1))
+		if found, failed := linksOf(t, p, "sb1"); len(found["sb1"]) != count || failed["sb1"] != nil {
+			t.Fatalf("got %d interfaces, %v, want %d", len(found["sb1"]), failed["sb1"], count)
+		}
+	}
+}
+
 // A socket or thread that stayed would keep the namespace, and the interfaces in it, alive after its removal.
 func TestLinksLeaveNothingBehind(t *testing.T) {
 	p := newPins(t)

@@ -19,8 +19,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sort"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -299,11 +299,15 @@ func (p *Pins) inside(ctx context.Context, id string, join []Kind, fn func() err
 
 func (p *Pins) claim(id string) string { return filepath.Join(p.runDir, id) }
 
-// idGrammar keeps an id one path component that no tool takes for an option.
-var idGrammar = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+// An id is one path component, and one that no tool takes for an option.
+const (
+	maxID        = 128
+	idMarks      = "_.-" // not in front
+	idCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789" + idMarks
+)
 
 func checkID(id string) error {
-	if !idGrammar.MatchString(id) {
+	if id == "" || len(id) > maxID || strings.ContainsAny(id[:1], idMarks) || strings.Trim(id, idCharacters) != "" {
 		return fmt.Errorf("namespace id %.140q: not a file name of letters, digits and _.-", id)
 	}
 	return nil

@@ -380,15 +380,17 @@ func TestForeignNetnsOfTheSameNameIsNotTouched(t *testing.T) {
 
 func TestPathOfImpossibleNamesIsEmpty(t *testing.T) {
 	p := &Pins{netnsDir: "/run/netns", runDir: "/run/podwright/ns"}
-	for _, id := range []string{"", ".", "..", "a/b", "-x", "a\x00b", strings.Repeat("a", 129)} {
+	for _, id := range []string{"", ".", "..", "a/b", "-x", "a\x00b", "_a", ".a", "a b", "aé", "é", "-", strings.Repeat("a", 129)} {
 		if got := p.Path(id, Net); got != "" {
+			t.Errorf("Path(%q): got %q", id, got)
+		}
+	}
+	for _, id := range []string{"a", "Z", "0", "a_.-", strings.Repeat("a", 128)} {
+		if got := p.Path(id, IPC); got != "/run/podwright/ns/"+id+"/ipc" {
 			t.Errorf("Path(%q): got %q", id, got)
 		}
 	}
 	if got := p.Path("a", Kind(9)); got != "" {
 		t.Errorf("kind 9: got %q", got)
-	}
-	if got := p.Path("a", IPC); got != "/run/podwright/ns/a/ipc" {
-		t.Errorf("ipc: got %q", got)
 	}
 }

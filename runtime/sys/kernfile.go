@@ -33,6 +33,10 @@ func WriteKernelFile(path, value string) error {
 	}
 }
 
+// ListEnds: a read of a list that procfs or cgroupfs makes line by line (seq_file, which fills a page at least before it stops)
+// has given the last line if it gives fewer bytes than this, and the lines are shorter than the rest of a page.
+const ListEnds = 4096 - 512
+
 // ReadKernelFile reads a file of cgroupfs, procfs or sysfs whole, at most
 // maxBytes; more is an error, never a silent cut.
 func ReadKernelFile(path string, maxBytes int) (string, error) {
@@ -41,6 +45,16 @@ func ReadKernelFile(path string, maxBytes int) (string, error) {
 
 // ReadKernelFileAt is ReadKernelFile; a relative path is one from the directory dir (openat(2)).
 func ReadKernelFileAt(dir int, path string, maxBytes int) (string, error) {
+	return readKernelFileAt(dir, path, maxBytes, 1)
+}
+
+// ReadKernelListAt is ReadKernelFileAt of a list of short lines, for one read less (ListEnds).
+func ReadKernelListAt(dir int, path string, maxBytes int) (string, error) {
+	return readKernelFileAt(dir, path, maxBytes, ListEnds)
+}
+
+// readKernelFileAt takes a read of fewer than ends bytes, into room for more, for the last.
+func readKernelFileAt(dir int, path string, maxBytes, ends int) (string, error) {
 	fd, err := openRetry(dir, path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW)
 	if err != nil {
 		return "", &fs.PathError{Op: "open", Path: path, Err: err}
@@ -57,17 +71,17 @@ func ReadKernelFileAt(dir int, path string, maxBytes int) (string, error) {
 			copy(grown, buf)
 			buf = grown
 		}
-		n, err := unix.Read(fd, buf[len(buf):cap(buf)])
+		room := buf[len(buf):cap(buf)]
+		n, err := unix.Read(fd, room)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
 			return "", &fs.PathError{Op: "read", Path: path, Err: err}
 		}
-		if n == 0 {
+		if buf = buf[:len(buf)+n]; n < min(ends, len(room)) && len(buf) <= maxBytes {
 			return string(buf), nil
 		}
-		buf = buf[:len(buf)+n]
 	}
 }
 

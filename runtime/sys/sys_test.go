@@ -31,7 +31,8 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if got, err := record(path, 8); err != nil || got != "new text" {
 		t.Errorf("ReadKernelRecordAt = %q, %v", got, err)
 	}
-	for _, read := range []func(string, int) (string, error){ReadKernelFile, record} {
+	list := func(path string, most int) (string, error) { return ReadKernelListAt(unix.AT_FDCWD, path, most) }
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, record, list} {
 		if got, err := read(path, 7); err == nil {
 			t.Errorf("8 bytes with a limit of 7: %q", got)
 		}
@@ -43,9 +44,12 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if got, err := ReadKernelFile(path, 1<<20); err != nil || got != long {
 		t.Errorf("long file: %d bytes, %v", len(got), err)
 	}
-	for _, size := range []int{4095, 4096, 4097} {
+	for _, size := range []int{0, 8, ListEnds - 1, ListEnds, 4095, 4096, 4097} {
 		if err := os.WriteFile(path, []byte(long[:size]), 0o600); err != nil {
 			t.Fatal(err)
+		}
+		if got, err := list(path, 1<<20); err != nil || got != long[:size] {
+			t.Errorf("list of %d bytes: %d bytes, %v", size, len(got), err)
 		}
 		if got, err := record(path, 1<<20); err != nil || got != long[:size] {
 			t.Errorf("record of %d bytes: %d bytes, %v", size, len(got), err)
@@ -62,7 +66,7 @@ func TestKernelFilesTakeOneWrite(t *testing.T) {
 	if err := os.Symlink(path, path+"-link"); err != nil {
 		t.Fatal(err)
 	}
-	for _, read := range []func(string, int) (string, error){ReadKernelFile, record} {
+	for _, read := range []func(string, int) (string, error){ReadKernelFile, record, list} {
 		if _, err := read(path+"-link", 8); !errors.Is(err, unix.ELOOP) {
 			t.Errorf("through a symlink: %v, want ELOOP", err)
 		}

@@ -141,7 +141,7 @@ func (b *bench) busyRound(ctx context.Context, r *candidate, image string, busy,
 	}
 	errs = append(errs, b.stopAll(ctx, started(ten)))
 	_, err := r.images.RemoveImage(ctx, &criv1.RemoveImageRequest{Image: spec})
-	return errors.Join(append(errs, err, sleep(ctx, b.settle/30))...)
+	return errors.Join(append(errs, err, sleep(ctx, max(b.settle/30, time.Second)))...)
 }
 
 // listOnce makes each call once.
