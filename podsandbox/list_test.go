@@ -73,3 +73,21 @@ func BenchmarkList500Sandboxes(b *testing.B) {
 		m.ListSandboxes(nil)
 	}
 }
+
+func TestSideBySideKeepsTheOrder(t *testing.T) {
+	for n := range 3 * lookers {
+		of := make([]int64, n)
+		for i := range of {
+			of[i] = int64(i)
+		}
+		got := sideBySide(of, func(i int64) dated { return dated{i, Encoded{byte(i)}} })
+		if len(got) != n {
+			t.Fatalf("%d of %d", len(got), n)
+		}
+		for i, one := range got {
+			if one.created != int64(i) || one.bytes[0] != byte(i) {
+				t.Errorf("entry %d of %d is %+v", i, n, one)
+			}
+		}
+	}
+}
