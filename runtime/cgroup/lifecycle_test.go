@@ -205,15 +205,17 @@ func TestKillEndsAForkBomb(t *testing.T) {
 	}
 }
 
-// The kernel gives a list a page at a time, of some 700 processes.
+// The kernel gives a list a page at a time, of some 820 processes with numbers of four digits.
 func TestManyProcessesAreAllListed(t *testing.T) {
 	m := newManager(t)
 	path := groupName(t, m)
 	if err := m.Create(testContext(t), path, nil); err != nil {
 		t.Fatal(err)
 	}
-	const children = 1000
-	_, out := join(t, m, path, "i=0; while [ $i -lt 1000 ]; do sleep 1000 & i=$((i+1)); done; echo started; wait")
+	const children = 850
+	// They wait for a line that nobody writes, which takes no program of their own to start.
+	_, out := join(t, m, path, "mkfifo $FIFO; exec 9<>$FIFO; i=0; while [ $i -lt 850 ]; do (read line <&9) & i=$((i+1)); done; echo started; wait",
+		"FIFO="+filepath.Join(t.TempDir(), "fifo"))
 	needLine(t, out, "started")
 	for name, list := range map[string]func(string) ([]int, error){"Pids": m.Pids, "Processes": m.Processes} {
 		if got, err := list(path); err != nil || len(got) != children+1 {
