@@ -117,7 +117,7 @@ func encode(full, bare proto.Message) Encoded {
 	return bytes
 }
 
-// sideBySide makes the entries of a list on all processors: figures change from call to call, so that each is made anew.
+// sideBySide makes the entries of a list, several at a time: figures change from call to call, so that each is made anew.
 func sideBySide[T any](of []T, entry func(T) dated) []dated {
 	out := make([]dated, len(of))
 	share := (len(of) + lookers - 1) / lookers

@@ -214,8 +214,8 @@ func TestManyProcessesAreAllListed(t *testing.T) {
 	}
 	const children = 850
 	// They wait for a line that nobody writes, which takes no program of their own to start.
-	_, out := join(t, m, path, "mkfifo $FIFO; exec 9<>$FIFO; i=0; while [ $i -lt 850 ]; do (read line <&9) & i=$((i+1)); done; echo started; wait",
-		"FIFO="+filepath.Join(t.TempDir(), "fifo"))
+	_, out := join(t, m, path, "mkfifo $FIFO; exec 9<>$FIFO; i=0; while [ $i -lt $CHILDREN ]; do (read line <&9) & i=$((i+1)); done; echo started; wait",
+		"FIFO="+filepath.Join(t.TempDir(), "fifo"), fmt.Sprintf("CHILDREN=%d", children))
 	needLine(t, out, "started")
 	for name, list := range map[string]func(string) ([]int, error){"Pids": m.Pids, "Processes": m.Processes} {
 		if got, err := list(path); err != nil || len(got) != children+1 {

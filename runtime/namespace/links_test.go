@@ -82,7 +82,7 @@ func TestLinksOfSeveralSandboxesAreCounted(t *testing.T) {
 	}
 }
 
-// The kernel gives a page at a time, which some 30 interfaces fill: 1 to 60 of them end at every place in it.
+// The kernel gives a page at a time, which some 30 interfaces fill: lists end before, at and behind its end.
 func TestLinksOfManyInterfacesAreAllSeen(t *testing.T) {
 	p := newPins(t)
 	ctx := context.Background()

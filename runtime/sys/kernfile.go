@@ -79,7 +79,7 @@ func readKernelFileAt(dir int, path string, maxBytes, ends int) (string, error) 
 		if err != nil {
 			return "", &fs.PathError{Op: "read", Path: path, Err: err}
 		}
-		if buf = buf[:len(buf)+n]; n < min(ends, len(room)) && len(buf) <= maxBytes {
+		if buf = buf[:len(buf)+n]; n < min(ends, len(room)) {
 			return string(buf), nil
 		}
 	}
